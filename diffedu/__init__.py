@@ -1,0 +1,1 @@
+"""diffedu: diffusion models and what they know, built piece by piece."""
