@@ -1,7 +1,7 @@
 """Make .venv and install the course into it; called by the Makefile, runs anywhere.
 
-Needs nothing but Python and its standard library. It takes the CPU build of torch where
-no NVIDIA GPU is found on Linux, because the default build there brings gigabytes of CUDA.
+Needs nothing but Python and its standard library. On Linux without an NVIDIA GPU it
+takes the CPU build of torch, because the default build there brings gigabytes of CUDA.
 """
 
 from __future__ import annotations
