@@ -1,0 +1,1 @@
+"""Logs of recorded runs, with their checksums; `diffedu.claims.recorded` reads them."""
