@@ -3,7 +3,8 @@
 They know nothing of schedules; anything with the same call can replace them.
 """
 
-from diffedu.nets.conditions import Attend, Condition, TimeFeatures
+from diffedu.nets.attention import Attend
+from diffedu.nets.conditions import Condition, TimeFeatures
 from diffedu.nets.mlp import MLP, Energy
 from diffedu.nets.unet import UNet
 

@@ -6,11 +6,8 @@ schedules; here t and the label become one vector a sample.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffedu.errors import capturing, require, require_same_device
 
@@ -204,21 +201,3 @@ def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-class Attend(nn.Module):
-    """The attention product alone, a module so that a hook can read or change it."""
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1).
-
-        Args:
-            q: queries, (B, heads, N, d).
-            k: keys, (B, heads, M, d).
-            v: values, (B, heads, M, d).
-
-        Returns:
-            shape (B, heads, N, d).
-        """
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        return F.softmax(scores, dim=-1) @ v

@@ -13,51 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffedu.errors import require
-from diffedu.nets.conditions import (
-    Attend,
-    Condition,
-    require_input,
-    require_positive,
-    zero_,
-)
-
-
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """GroupNorm with the largest number of groups up to 8 that divides the channels."""
-    groups = max(g for g in range(1, 9) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, affine=affine)
-
-
-class SelfAttention(nn.Module):
-    """Every pixel looks at every other one; the product itself is `attend`.
-
-    Args:
-        channels: number of channels, a multiple of `heads`.
-        heads: number of attention heads.
-
-    Raises:
-        ValueError: if the channels cannot be divided among the heads.
-    """
-
-    def __init__(self, channels: int, heads: int = 1) -> None:
-        super().__init__()
-        require_positive(channels=channels, heads=heads)
-        require(
-            channels % heads == 0,
-            f"{channels} channels cannot be divided among {heads} heads",
-        )
-        self.heads = heads
-        self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.attend = Attend()
-        self.out = zero_(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        split = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1))
-        q, k, v = split.transpose(-1, -2).unbind(1)  # each (B, heads, H W, d)
-        seen = self.attend(q, k, v).transpose(-1, -2).reshape(h.shape)
-        return h + self.out(seen)
+from diffedu.nets.attention import SelfAttention, group_norm
+from diffedu.nets.conditions import Condition, require_input, require_positive, zero_
 
 
 class UNetBlock(nn.Module):
