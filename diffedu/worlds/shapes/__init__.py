@@ -1,0 +1,1 @@
+"""The parts of ShapeWorld: outlines, random factors, words, and the painter."""
