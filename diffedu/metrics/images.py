@@ -44,7 +44,8 @@ def ssim(
     """Structural similarity with a Gaussian window over the valid region.
 
     Every channel by itself, then the mean over channels and places. Constants are the
-    paper's: (0.01 data_range)^2 and (0.03 data_range)^2. Differentiable.
+    paper's: (0.01 data_range)^2 and (0.03 data_range)^2. Differentiable. (Libraries
+    that mirror the margin and average over it too give another value.)
 
     Args:
         a, b: images, shape (B, C, H, W), H and W at least `window`.

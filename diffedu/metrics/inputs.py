@@ -68,6 +68,9 @@ def check_pair(
             or the two lie on different devices.
     """
     first, second = names.split(" and ")
+    check_tensor(a, first)
+    check_tensor(b, second)
+    require_same_device(a, b, names)
     check_features(a, first, least)
     check_features(b, second, least)
     axis, what = (0, "rows") if paired else (1, "columns")
@@ -76,7 +79,6 @@ def check_pair(
         f"{first} has {a.shape[axis]} {what} but {second} has {b.shape[axis]}; "
         + ("row i of both must be the same sample" if paired else "D must be equal"),
     )
-    require_same_device(a, b, names)
 
 
 def double(x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def cka(a: Tensor, b: Tensor, kernel: str = "linear", bandwidth: float = 1.0) ->
 
     Source: (1905.00414, eq. 4) with (2010.15327, eq. 3).
     """
-    check_pair(a, b, least=4, paired=True)
+    _check_paired(a, b)
     require(bandwidth > 0, f"bandwidth is {bandwidth}; it must be above 0")
     make = lookup({"linear": _linear, "rbf": _rbf}, kernel, "kernel")
     x, y = (double(z) - double(z).mean(0) for z in (a, b))
@@ -55,8 +55,9 @@ def cknna(a: Tensor, b: Tensor, k: int = 10, normalize: bool = True) -> Tensor:
     Of each row of both kernels (inner products) only the neighbours shared by a and b,
     among the k nearest of each, are kept, and the unbiased HSIC of what is left is
     normalised as in CKA. With k = N - 1 it is CKA of the features as used here.
-    This is the order of the authors' released code, which others' numbers follow;
-    it masks first and centres then.
+    This is the order of the authors' released code, which others' numbers follow: it
+    masks first and centres then. Neighbourhood is not mutual, so swapping a and b
+    changes the value a little (.003 of .58 for 40 samples, less for more).
 
     Args:
         a: features, shape (N, D), N >= 4.
@@ -75,7 +76,7 @@ def cknna(a: Tensor, b: Tensor, k: int = 10, normalize: bool = True) -> Tensor:
 
     Source: (2405.07987, appendix A).
     """
-    check_pair(a, b, least=4, paired=True)
+    _check_paired(a, b)
     check_neighbours(k, len(a))
     require(k >= 2, f"k is {k}; CKNNA needs at least 2 neighbours")
     x, y = double(a), double(b)
@@ -87,12 +88,22 @@ def cknna(a: Tensor, b: Tensor, k: int = 10, normalize: bool = True) -> Tensor:
     return like_input(_normalised(cross, *own), a, b)
 
 
+def _check_paired(a: Tensor, b: Tensor) -> None:
+    """Raise unless rows belong together, 4 or more, and not all equal."""
+    check_pair(a, b, least=4, paired=True)
+    for x, name in ((a, "a"), (b, "b")):
+        require(
+            bool((x != x[0]).any()),
+            f"all rows of {name} are equal: there is no similarity to compare",
+        )
+
+
 def _normalised(cross: Tensor, own_a: Tensor, own_b: Tensor) -> Tensor:
     """cross / sqrt(own_a own_b), or an error where that is not defined."""
     require(
         float(own_a) > 0 and float(own_b) > 0,
-        "a representation has no similarity structure to compare (its rows are all "
-        "equal, or too few neighbours are mutual); take other features or more samples",
+        "a representation's similarity with itself is not above 0, so it can't be "
+        "normalised; take more samples, or a larger k",
     )
     return cross / (own_a * own_b).sqrt()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import require, require_finite, require_same_device
+from ..errors import capturing, require, require_finite, require_same_device
 from ..tensors import normal_like
 from .inputs import check_pair, check_tensor, double, like_input
 
@@ -123,7 +123,7 @@ def _directions(
     directions = projections.to(like)
     lengths = directions.norm(dim=1, keepdim=True)
     require(
-        bool(((lengths > 0) & lengths.isfinite()).all()),
+        capturing() or bool(((lengths > 0) & lengths.isfinite()).all()),
         "a direction is 0 or not finite; each must point somewhere",
     )
     return directions / lengths
