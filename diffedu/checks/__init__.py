@@ -1,0 +1,1 @@
+"""Checks of the exercises: one module a chapter, one mechanism for all of them."""
