@@ -1,0 +1,219 @@
+"""Samplers that add noise on the way: ancestral, reverse SDE, correctors, Langevin."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffedu.errors import lookup, require
+from diffedu.prediction import Number, Prediction, combine, for_batch
+from diffedu.samplers.walk import Denoise, Noise, Step, Walk, sampler, steps_of
+
+
+def _small(seen: Prediction, t: Tensor, s: Tensor) -> Number:
+    """The variance of q(x_s | x_t, x0): right if the data is one point."""
+    return for_batch(seen.schedule.posterior_coefficients(t, s)[2], seen.x)
+
+
+def _large(seen: Prediction, t: Tensor, s: Tensor) -> Number:
+    """The variance of q(x_t | x_s), a chain's beta: right if the data is N(0, I)."""
+    return for_batch(seen.schedule.transition_variance(t, s), seen.x)
+
+
+def _learned(seen: Prediction, t: Tensor, s: Tensor) -> Number:
+    """Between the two, in log, where the network says (arXiv 2102.09672, eq. 15)."""
+    require(
+        seen.variance_fraction is not None,
+        'variance="learned" needs a Denoiser made with learns_variance=True',
+    )
+    low, high = _small(seen, t, s), _large(seen, t, s)
+    return low * (high / low) ** seen.variance_fraction
+
+
+VARIANCES = {"small": _small, "large": _large, "learned": _learned}
+
+
+def _ancestral_update(
+    seen: Prediction, t: Tensor, s: Tensor, variance: Number, noise: Tensor
+) -> Tensor:
+    """The posterior's mean with x0 as it was seen, and noise of the given variance."""
+    of_x0, of_x, _ = seen.schedule.posterior_coefficients(t, s)
+    mean = combine(for_batch(of_x0, seen.x), seen.x0, for_batch(of_x, seen.x), seen.x)
+    return combine(1.0, mean, variance**0.5, noise)
+
+
+@sampler
+def ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    *,
+    variance: str = "small",
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **condition: Tensor | None,
+) -> Walk:
+    """DDPM's sampler: draw x_s from q(x_s | x_t, x0), with x0 as the denoiser sees it.
+
+    Args:
+        denoise: any denoiser.
+        x: where the walk starts, shape (B, ...), at times[0].
+        times: falling times, shape (steps + 1,): a chain's own, or fewer.
+        variance: small (the posterior's), large (the transition's) or learned.
+        noise: recorded noise, shape (steps, *x.shape).
+        generator: source of fresh noise.
+        **condition: passed to the denoiser.
+
+    Raises:
+        ValueError: for an unknown variance, or "learned" from a net without one.
+
+    Source: (arXiv 2006.11239, algorithm 2), respaced as in (arXiv 2102.09672).
+    """
+    chosen = lookup(VARIANCES, variance, "variance")
+    draw = Noise(noise, generator, times, x, ())
+    for index, t, s in steps_of(times):
+        seen = denoise(x, t, **condition)
+        reached = seen.x0
+        if s > 0:
+            size = chosen(seen, t, s)
+            reached = _ancestral_update(seen, t, s, size, draw(index, x))
+        x = yield Step(index, t, s, x, reached, seen.x0)
+
+
+@sampler
+def euler_maruyama(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    *,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **condition: Tensor | None,
+) -> Walk:
+    """The reverse SDE dx = (f x - g^2 score) dt + g dw by Euler's method.
+
+    On any path f = alpha'/alpha and g^2 = 2 sigma (sigma' - f sigma). Arguments as
+    for `ancestral`.
+
+    Source: (arXiv 2011.13456, eq. 6); Anderson (1982).
+    """
+    draw = Noise(noise, generator, times, x, ())
+    for index, t, s in steps_of(times):
+        seen = denoise(x, t, **condition)
+        reached = seen.x0
+        if s > 0:
+            drift, spread = _reverse_sde(seen)
+            length = (t - s).item()
+            move = combine(drift * -length, x, spread**2 * length, seen.score)
+            reached = combine(spread * length**0.5, draw(index, x), 1.0, x + move)
+        x = yield Step(index, t, s, x, reached, seen.x0)
+
+
+def _reverse_sde(seen: Prediction) -> tuple[float, float]:
+    """The forward SDE's f and g at the prediction's time."""
+    alpha, sigma = seen.at.alpha, seen.at.sigma
+    alpha_rate, sigma_rate = seen.at.rates
+    drift = alpha_rate / alpha
+    return drift, (2 * sigma * (sigma_rate - drift * sigma)) ** 0.5
+
+
+def _length(x: Tensor) -> Tensor:
+    """The mean length of a batch's samples: shape (), for x of shape (B, ...)."""
+    return x.flatten(1).norm(dim=1).mean()
+
+
+@sampler
+def predictor_corrector(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    *,
+    corrections: int = 1,
+    snr: float = 0.16,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **condition: Tensor | None,
+) -> Walk:
+    """An ancestral step to each level, then Langevin steps at that level.
+
+    Args:
+        denoise: any denoiser.
+        x: where the walk starts, shape (B, ...), at times[0].
+        times: falling times, shape (steps + 1,).
+        corrections: Langevin steps after each ancestral one.
+        snr: r, which sets the size 2 (r |noise| / |score|)^2 of a Langevin step.
+        noise: recorded noise, shape (steps, 1 + corrections, *x.shape).
+        generator: source of fresh noise.
+        **condition: passed to the denoiser.
+
+    The samples of a batch are coupled: as in the paper, both lengths are means over
+    the batch, since one sample's score can be near 0 and its step without bound.
+
+    Source: (arXiv 2011.13456, algorithms 1 to 5), with the VP step's factor alpha^2.
+    """
+    require(corrections >= 0 and snr > 0, "need corrections >= 0 and snr > 0")
+    draw = Noise(noise, generator, times, x, (1 + corrections,))
+    for index, t, s in steps_of(times):
+        seen = denoise(x, t, **condition)
+        reached = seen.x0
+        if s > 0:
+            size = _small(seen, t, s)
+            reached = _ancestral_update(seen, t, s, size, draw((index, 0), x))
+            for inner in range(1, corrections + 1):
+                score = denoise(reached, s, **condition).score
+                fresh = draw((index, inner), x)
+                ratio = snr * denoise.schedule.alpha(s).item()
+                step = 2 * (ratio * _length(fresh) / _length(score)).square()
+                reached = _langevin(reached, score, step, fresh)
+        x = yield Step(index, t, s, x, reached, seen.x0)
+
+
+def _langevin(x: Tensor, score: Tensor, step: Number, noise: Tensor) -> Tensor:
+    """x + step score + sqrt(2 step) noise, which leaves p fixed as step -> 0."""
+    return x + step * score + (2 * step) ** 0.5 * noise
+
+
+@sampler
+def annealed_langevin(
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    *,
+    steps_per_level: int = 10,
+    step: float = 0.1,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **condition: Tensor | None,
+) -> Walk:
+    """Langevin steps at each noise level in turn, from the most noise to the least.
+
+    Args:
+        denoise: any denoiser.
+        x: where the walk starts, shape (B, ...); its distribution hardly matters.
+        times: falling times, shape (levels + 1,), the last of which is 0. Each of the
+            others is a level; the end is the denoiser's x0 at the last of them.
+        steps_per_level: Langevin steps at each level.
+        step: the step size in units of sigma^2 (the paper's alpha_i / (2 sigma_i^2)).
+        noise: recorded noise, shape (levels, steps_per_level, *x.shape).
+        generator: source of fresh noise.
+        **condition: passed to the denoiser.
+
+    Between levels x is scaled by the ratio of the alphas, which is 1 on VE paths.
+
+    Raises:
+        ValueError: if times do not end in 0.
+
+    Source: (arXiv 1907.05600, algorithm 1); the last denoising (arXiv 2009.05475).
+    """
+    require(times[-1] == 0, "annealed Langevin ends on clean data: let times end in 0")
+    require(steps_per_level >= 1 and step > 0, "need steps_per_level >= 1 and step > 0")
+    draw = Noise(noise, generator, times, x, (steps_per_level,))
+    for index, t, s in steps_of(times):
+        start, size = x, step * denoise.schedule.sigma(t).item() ** 2
+        for inner in range(steps_per_level):
+            score = denoise(x, t, **condition).score
+            x = _langevin(x, score, size, draw((index, inner), x))
+        seen = denoise(x, t, **condition)
+        ratio = (denoise.schedule.alpha(s) / denoise.schedule.alpha(t)).item()
+        reached = ratio * x if s > 0 else seen.x0
+        x = yield Step(index, t, s, start, reached, seen.x0)

@@ -1,0 +1,47 @@
+"""Noising paths: how much signal and how much noise there is at each time."""
+
+from diffedu.schedules.catalogue import (
+    CATALOGUE,
+    EDM,
+    Cosine,
+    Flow,
+    Linear,
+    LogLinear,
+    Sigmoid,
+    VarianceExploding,
+    VariancePreserving,
+    by_name,
+    cosine,
+    edm,
+    flow,
+    linear,
+    log_linear,
+    sigmoid,
+    ve,
+)
+from diffedu.schedules.chain import Chain, Table, from_betas
+from diffedu.schedules.path import Schedule
+
+__all__ = [
+    "CATALOGUE",
+    "EDM",
+    "Chain",
+    "Cosine",
+    "Flow",
+    "Linear",
+    "LogLinear",
+    "Schedule",
+    "Sigmoid",
+    "Table",
+    "VarianceExploding",
+    "VariancePreserving",
+    "by_name",
+    "cosine",
+    "edm",
+    "flow",
+    "from_betas",
+    "linear",
+    "log_linear",
+    "sigmoid",
+    "ve",
+]
