@@ -127,7 +127,7 @@ def ddim_invert(
     Returns:
         the state at times[0], shape of x0.
 
-    Source: (arXiv 2010.02502, section 5.4); the iterations, (arXiv 2305.16965).
+    Source: (arXiv 2010.02502, section 5.4); the iterations, (arXiv 2309.04907).
     """
     require(refine >= 0, f"refine counts iterations, got {refine}")
     require(x0.dim() >= 2, f"x0 needs shape (B, ...), got {tuple(x0.shape)}")
