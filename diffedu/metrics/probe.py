@@ -140,7 +140,11 @@ def _fit(x: Tensor, y: Tensor, classes: int, strength: float) -> Probe:
     weight = x.new_zeros(classes, x.shape[1]).requires_grad_()
     bias = x.new_zeros(classes).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=200,
+        history_size=20,
+        tolerance_grad=1e-6,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
