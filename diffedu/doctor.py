@@ -139,7 +139,8 @@ def speed(seconds: float = 5.0, device: str = "cpu") -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        step = _workload(device)
+        with torch.random.fork_rng(devices=[]):
+            step = _workload(device)
         for _ in range(3):
             step()
         return _rate(step, seconds)

@@ -58,7 +58,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "hybrid": GREEN,
         "esm": BLACK,
         "ism": PURPLE,
-        "dsm": BLUE,
+        "dsm": SKY,
         "ssm": ORANGE,
     },
     "classes": {

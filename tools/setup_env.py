@@ -24,7 +24,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 4)
 # Pins that belong to one build of torch; left out where another build stays.
-BUILD_PINS = re.compile(r"^(torch|triton|nvidia-|cuda-)")
+BUILD_PINS = re.compile(r"^(torch==|triton==|nvidia-|cuda-)")
 
 
 def torch_sources(
@@ -68,8 +68,7 @@ def version_tuple(text: str) -> tuple[int, ...]:
 def without_torch(constraints: str) -> str:
     """The constraints without the pins of torch and of its CUDA parts."""
     lines = constraints.splitlines(keepends=True)
-    kept = (line for line in lines if not BUILD_PINS.match(line))
-    return "".join(line for line in kept if not line.startswith("torch=="))
+    return "".join(line for line in lines if not BUILD_PINS.match(line))
 
 
 def uv_environment(settings: dict[str, str], base: dict[str, str]) -> dict[str, str]:
@@ -169,11 +168,7 @@ class Installer:
 
 
 def install_torch(installer: Installer, sources: list[str]) -> None:
-    """Install torch from the first source that has it; "default" is left to the rest.
-
-    Raises:
-        SystemExit: if no source works, with what to try.
-    """
+    """Install torch from the first source that has it; leave "default" to the rest."""
     common = ["--no-deps", "-c", str(CONSTRAINTS), "torch"]
     options = {
         "links": ["--no-index", *common],
