@@ -7,12 +7,12 @@ size, with factors, parts, keypoints, depth order, captions and pairs of views.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffedu.errors import lookup, require
+from diffedu.worlds.shapes.batch import Batches, ShapeBatch
 from diffedu.worlds.shapes.factors import (
     HUES,
     SLOTS,
@@ -39,6 +39,7 @@ __all__ = [
     "NAMES",
     "PARTS",
     "SHAPES",
+    "SLOTS",
     "VARIANTS",
     "VOCABULARY",
     "Batches",
@@ -55,44 +56,6 @@ __all__ = [
 SIZES = range(12, 129)
 # images are drawn in blocks that fit a processor's cache
 _PIXELS_A_BLOCK = 2**15
-
-
-@dataclass(frozen=True)
-class ShapeBatch:
-    """Images with all that is known about them.
-
-    Args:
-        index: (n,) int64, the images' numbers.
-        images: (n, 3, s, s) float32 in [-1, 1].
-        label: (n,) int64, the shape's place in `NAMES`.
-        factors: name to (n,); lengths in half image widths from the centre (x to
-            the right, y down), angles in radians clockwise, hues in turns.
-        parts: (n, s, s) int64, places in `PARTS`; 0 where the object is not seen.
-        keypoints: (n, 5, 2) float32, (x, y) in [-1, 1], as `grid_sample` takes
-            them with align_corners=False: pixel column (x + 1) s / 2 - 1/2.
-        visible: (n, 5) bool, false where the second object hides the point.
-        depth: (n, s, s) int64, 0 background, 1 the object (or the further of two),
-            2 the nearer of two.
-        caption: (n, 4) int64, ids in `VOCABULARY`; `decode(caption)` reads them.
-    """
-
-    index: Tensor
-    images: Tensor
-    label: Tensor
-    factors: dict[str, Tensor]
-    parts: Tensor
-    keypoints: Tensor
-    visible: Tensor
-    depth: Tensor
-    caption: Tensor
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.index)
-
-    def captions(self) -> list[str]:
-        """The captions as text, two to four words each."""
-        return decode(self.caption)
 
 
 class ShapeWorld:
@@ -147,7 +110,16 @@ class ShapeWorld:
 
         Args, Raises: as `batch`.
         """
-        return self._drawn(self.factors(n, start))
+        return self.images_and_labels(n, start)[0]
+
+    def images_and_labels(self, n: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Images (n, 3, s, s) and classes (n,) int64, as fast as `images`.
+
+        Args, Raises: as `batch`.
+        """
+        f, size = self.factors(n, start), self.size
+        drawn = [draw(block, size, layers(block, size)) for block in self._blocks(f)]
+        return torch.cat(drawn), f["label"]
 
     def batch(self, n: int, start: int = 0) -> ShapeBatch:
         """Images start to start + n - 1 with all their labels.
@@ -177,7 +149,8 @@ class ShapeWorld:
 
         Args:
             n, start: as `batch`.
-            keep: names of `SLOTS`; brightness has its sign from "polarity".
+            keep: names of `SLOTS`; brightness has its sign from "polarity", and
+                unless combinations are "all" the hue depends on the label too.
 
         Returns:
             two ShapeBatches of n images.
@@ -228,10 +201,6 @@ class ShapeWorld:
         for first in range(0, len(f["label"]), step):
             yield {name: value[first : first + step] for name, value in f.items()}
 
-    def _drawn(self, f: dict[str, Tensor]) -> Tensor:
-        size = self.size
-        return torch.cat([draw(b, size, layers(b, size)) for b in self._blocks(f)])
-
     def _labelled(self, index: Tensor, u: dict[str, Tensor]) -> ShapeBatch:
         f = self._factors(u)
         images, labels = [], []
@@ -251,29 +220,6 @@ class ShapeWorld:
                 for name in Labels._fields
             },
         )
-
-
-class Batches:
-    """An endless iterator over a ShapeWorld: (images, label), batch after batch.
-
-    Args:
-        world: what is drawn.
-        batch_size: images a batch.
-        next_index: the number of the next image; save it to resume from here.
-    """
-
-    def __init__(self, world: ShapeWorld, batch_size: int, next_index: int):
-        self.world, self.batch_size, self.next_index = world, batch_size, next_index
-
-    def __iter__(self) -> Batches:
-        """Itself."""
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        """The next images (b, 3, s, s) and classes (b,) int64."""
-        f = self.world.factors(self.batch_size, self.next_index)
-        self.next_index += self.batch_size
-        return self.world._drawn(f), f["label"]
 
 
 def _is_whole(value: object) -> bool:

@@ -135,7 +135,9 @@ def make_factors(
     f["background_brightness"] = f["background_brightness"] * -f["brightness"].sign()
     if variant.textured:
         f |= _waves(u)
-    return f | _second(u, f) if variant.clutter else f
+    # the second object may show anything, but no pair that is held out
+    others = "seen" if combinations == "seen" else "all"
+    return f | _second(u, f, others) if variant.clutter else f
 
 
 def _object(u: dict[str, Tensor], variant: Variant, combinations: str) -> dict:
@@ -174,19 +176,24 @@ def _waves(u: dict[str, Tensor]) -> dict[str, Tensor]:
     return f
 
 
-def _second(u: dict[str, Tensor], f: dict[str, Tensor]) -> dict[str, Tensor]:
+def _second(
+    u: dict[str, Tensor], f: dict[str, Tensor], combinations: str
+) -> dict[str, Tensor]:
     """A smaller object that touches the first from the side with more room."""
+    label = (u["second_label"] * len(NAMES)).long()
     scale = _between(u["second_scale"], 0.25, 0.4)
-    inward = torch.atan2(-f["y"], -f["x"])
-    direction = inward + _between(u["second_direction"], -2.0, 2.0)
+    turn = _between(u["second_direction"], -2.0, 2.0)
+    c, s = turn.cos(), turn.sin()
     distance = f["scale"] + _between(u["second_distance"], 0.0, 0.6) * scale
+    from_centre = (f["x"] * f["x"] + f["y"] * f["y"]).sqrt().clamp(min=1e-6)
+    inward_x, inward_y = -f["x"] / from_centre, -f["y"] / from_centre
     return {
-        "second_label": (u["second_label"] * len(NAMES)).long(),
-        "second_hue": u["second_hue"],
+        "second_label": label,
+        "second_hue": _hue(u["second_hue"], label, combinations),
         "second_brightness": _between(u["second_brightness"], -0.45, 0.45),
         "second_scale": scale,
-        "second_x": f["x"] + distance * direction.cos(),
-        "second_y": f["y"] + distance * direction.sin(),
+        "second_x": f["x"] + distance * (inward_x * c - inward_y * s),
+        "second_y": f["y"] + distance * (inward_x * s + inward_y * c),
         "second_rotation": _between(u["second_rotation"], -math.pi, math.pi),
         "second_in_front": (u["second_in_front"] < 0.5).long(),
     }

@@ -45,14 +45,13 @@ def triangle(x: Tensor, y: Tensor) -> Tensor:
 
 def star(x: Tensor, y: Tensor) -> Tensor:
     """Signed distance to a star with five tips at radius 1 and notches at 0.45."""
-    sector = math.pi / 5
-    angle = torch.atan2(x, -y)
-    folded = (angle - 2 * sector * (angle / (2 * sector)).round()).abs()
-    radius = _round(x, y)
-    notch_x, notch_y = 0.45 * math.sin(sector), 0.45 * math.cos(sector)
-    length = math.hypot(notch_x, 1 - notch_y)
-    across, along = (1 - notch_y) / length, notch_x / length
-    return radius * folded.sin() * across + (radius * folded.cos() - 1) * along
+    c, s = math.cos(math.pi / 5), math.sin(math.pi / 5)
+    x, up = x.abs(), -y
+    for _ in range(2):  # mirror at the line between two tips, then at the upright
+        beyond = 2 * (x * c - up * s).clamp_(min=0)
+        x, up = (x - beyond * c).abs_(), up + beyond * s
+    run, rise = 0.45 * s, 1 - 0.45 * c
+    return (x * rise + (up - 1) * run) / math.hypot(run, rise)
 
 
 def cross(x: Tensor, y: Tensor) -> Tensor:
@@ -71,8 +70,8 @@ def crescent(x: Tensor, y: Tensor) -> Tensor:
 
 
 def tee(x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance to the letter T: a bar of 1.6 by 0.5 on a stem 0.5 wide."""
-    return torch.minimum(_box(x, y + 0.55, 0.8, 0.25), _box(x, y, 0.25, 0.85))
+    """Signed distance to the letter T: a bar of 1.56 by 0.48 on a stem 0.5 wide."""
+    return torch.minimum(_box(x, y + 0.38, 0.78, 0.24), _box(x, y - 0.14, 0.25, 0.76))
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ SHAPES: dict[str, Shape] = {
     ),
     "tee": Shape(
         tee,
-        ((0.0, 0.68), (-0.62, -0.55), (0.62, -0.55), (-0.12, 0.1), (0.12, 0.1)),
-        -0.3,
+        ((0.0, 0.72), (-0.6, -0.38), (0.6, -0.38), (-0.12, 0.22), (0.12, 0.22)),
+        -0.14,
         _MIRROR,
     ),
 }
