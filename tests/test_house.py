@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 
+import diffedu
+
 ROOT = Path(__file__).resolve().parent.parent
 CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
@@ -645,3 +647,23 @@ def test_versions_agree(project):
     assert yaml.safe_load(text)["version"] == version
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert version in changes and "## Errata" in changes
+    assert diffedu.__version__ == version
+
+
+def test_readme_opens_with_the_two_commands_and_has_its_parts():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("make lab") < text.index("make test") < 250
+    for mark in ("chapters", "benchmarks"):
+        begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+        assert text.count(begin) == text.count(end) == 1
+        assert text.index(begin) < text.index(end)
+    assert 8 <= text.count("<summary>Answer</summary>") <= 10
+
+
+def test_readme_names_only_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        named = re.findall(r"(?:`|^|&& |=\w+ )make ([a-z][a-z-]*)", text, re.MULTILINE)
+        assert named and set(named) <= targets, page
