@@ -91,6 +91,7 @@ class _ArraysOnly(pickle.Unpickler):
     """An unpickler that knows only the names in `_ALLOWED`."""
 
     def find_class(self, module: str, name: str) -> object:
+        """What a name in the pickle stands for, or UnpicklingError."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _ALLOWED[module, name]

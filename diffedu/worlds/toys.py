@@ -37,12 +37,15 @@ class _Draws:
         self._how = {"generator": generator, "dtype": dtype, "device": device}
 
     def uniform(self, *columns: int) -> Tensor:
+        """Uniform numbers in [0, 1), (count, *columns)."""
         return torch.rand(self.count, *columns, **self._how)
 
     def normal(self, *columns: int) -> Tensor:
+        """Standard normal numbers, (count, *columns)."""
         return torch.randn(self.count, *columns, **self._how)
 
     def choice(self, options: int) -> Tensor:
+        """Whole numbers below `options`, (count,), in the float dtype."""
         return (self.uniform() * options).floor().clamp_(max=options - 1)
 
 
