@@ -52,7 +52,7 @@ notebooks: $(VENV)/.ready-dev  ## run every chapter and every solution, offline
 	  notebooks solutions
 
 check: unit  ## unit tests and the chapters that changed, in under four minutes
-	@changed=$$($(PY) tools/build.py --changed); \
+	@changed=$$($(PY) tools/build.py --changed) || exit 1; \
 	if [ -z "$$changed" ]; then echo "no chapter changed"; else \
 	  $(TEST_ENV) $(OFFLINE) $(PY) -m pytest -q -n $(WORKERS) $(NBVAL) $$changed; fi
 
