@@ -180,9 +180,38 @@ def test_where_torch_comes_from(setup_env, changes, expected):
     assert sources(setup_env, **changes) == expected
 
 
-def test_unknown_choice_of_torch_is_refused(setup_env):
-    with pytest.raises(ValueError, match="accepted: cpu, default"):
-        sources(setup_env, choice="gpu")
+def test_unknown_choice_of_torch_is_refused(setup_env, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("DIFFEDU_TORCH", "gpu")
+    with pytest.raises(SystemExit) as stop:
+        setup_env.main(["--venv", str(tmp_path / "venv")])
+    assert stop.value.code == 2
+    assert "accepted: cpu, default" in capsys.readouterr().err
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_asks_for_the_course_with_its_extras(setup_env, monkeypatch, tmp_path):
+    asked = []
+
+    class Pip(FakeInstaller):
+        settings = {"find-links": ""}
+
+        def __init__(self, python: Path) -> None:
+            super().__init__({"cpu-index"})
+
+        def torch_version(self) -> str:
+            return "2.9.1"
+
+        def install(self, *args: str) -> bool:
+            asked.append((args, Path(args[1]).read_text(encoding="utf-8")))
+            return True
+
+    monkeypatch.setattr(setup_env, "make_environment", lambda folder: folder)
+    monkeypatch.setattr(setup_env, "Installer", Pip)
+    monkeypatch.delenv("DIFFEDU_TORCH", raising=False)
+    assert setup_env.main(["--venv", str(tmp_path), "--extras", "dev,ref"]) == 0
+    [(args, constraints)] = asked
+    assert args[2:] == ("-e", f"{ROOT}[dev,ref]")
+    assert "torchmetrics==" in constraints and "\ntorch==" not in constraints
 
 
 def test_lower_bounds_in_the_script_are_pyprojects(setup_env, project):

@@ -23,6 +23,7 @@ CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 4)
+CHOICES = ("", "cpu", "default")  # of DIFFEDU_TORCH
 # Pins that belong to one build of torch; left out where another build stays.
 BUILD_PINS = re.compile(r"^(torch==|triton==|nvidia-|cuda-)")
 
@@ -46,12 +47,7 @@ def torch_sources(
 
     Returns:
         the sources to try one after another.
-
-    Raises:
-        ValueError: if the choice is another word.
     """
-    if choice not in ("", "cpu", "default"):
-        raise ValueError(f'DIFFEDU_TORCH is "{choice}"; accepted: cpu, default')
     if installed is not None and version_tuple(installed) >= OLDEST_TORCH:
         return ["keep"]
     wants_cpu = choice == "cpu" or (not choice and system == "Linux" and not nvidia)
@@ -223,6 +219,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--venv", default=".venv", type=Path)
     parser.add_argument("--extras", default="notebooks", help="such as dev,ref")
     args = parser.parse_args(argv)
+    choice = os.environ.get("DIFFEDU_TORCH", "")
+    if choice not in CHOICES:
+        parser.error(f'DIFFEDU_TORCH is "{choice}"; accepted: cpu, default')
     folder = args.venv if args.venv.is_absolute() else ROOT / args.venv
     installer = Installer(make_environment(folder))
     links = installer.settings.get("find-links", "")
@@ -231,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
         installed=installer.torch_version(),
         nvidia=shutil.which("nvidia-smi") is not None,
         find_links=links if has_local_torch(links) else "",
-        choice=os.environ.get("DIFFEDU_TORCH", ""),
+        choice=choice,
     )
     install_torch(installer, sources)
     return install_course(installer, args.extras, keep_torch=sources == ["keep"])
