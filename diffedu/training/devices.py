@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,9 +18,12 @@ EAGER_STEPS = 3  # taken on a side stream before a graph is captured
 
 
 def best_device() -> torch.device:
-    """CUDA if there is one, else Apple's GPU, else the CPU."""
+    """CUDA if there is one, else Apple's GPU, else the CPU.
+
+    Under `torchrun` each process is given the GPU of its own local rank.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
