@@ -1,19 +1,13 @@
-"""A course of one tiny chapter, for the tests of what makes chapters.
-
-Importing it puts tools/ on the path.
-"""
+"""A course of one tiny chapter, for the tests of what makes chapters."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
+from chapters import Course
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from chapters import Course  # noqa: E402
-
 STEM = "ch01_sample"
 
 NOTEBOOK = """# %% [markdown]

@@ -128,7 +128,7 @@ def _failure(nb: Any, script: Path, error: Exception) -> str:
         for output in cell.get("outputs", []):
             allowed = "raises-exception" in cell.metadata.get("tags", [])
             if output.output_type == "error" and not allowed:
-                code = cell.source.split("\n")[0]
+                code = cell.source.strip().split("\n")[0]
                 reason = f"{output.ename}: {output.evalue}"
                 return f"{place}, cell {number} (`{code}`): {reason}"
     return f"{place}: {type(error).__name__}: {error}"
@@ -136,6 +136,7 @@ def _failure(nb: Any, script: Path, error: Exception) -> str:
 
 def _tidy(nb: Any, script: Path) -> None:
     """Take out what differs between two runs, and make pictures small."""
+    nb.metadata["language_info"] = nbformat.from_dict({"name": "python"})
     for number, cell in enumerate(nb.cells):
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
