@@ -100,6 +100,11 @@ class Denoiser(DenoiserBase):
         if self.predicts != "edm":
             return x, t.to(x.dtype).to(x.device).expand(x.shape[0])
         alpha, sigma = self.schedule.coefficients(t)
+        require(
+            capturing() or bool((alpha > 0).all()),
+            "EDM's network is told ln(sigma / alpha), and alpha is 0 here; start at "
+            f"schedule.t_max = {self.schedule.t_max:g}",
+        )
         scale = torch.rsqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
         c_noise = (sigma / alpha).log() / 4
         c_noise = c_noise.to(x.dtype).to(x.device).expand(x.shape[0])

@@ -20,6 +20,7 @@ from diffedu.samplers.walk import (
     Step,
     Walk,
     checked_times,
+    require_signal,
     sampler,
     steps_of,
 )
@@ -131,6 +132,7 @@ def ddim_invert(
     """
     require(refine >= 0, f"refine counts iterations, got {refine}")
     require(x0.dim() >= 2, f"x0 needs shape (B, ...), got {tuple(x0.shape)}")
+    require_signal(denoise.schedule, checked_times(times))
     x = x0
     wants_grad = torch.is_grad_enabled() and x0.requires_grad
     with torch.set_grad_enabled(wants_grad):
@@ -176,6 +178,7 @@ def euler(
 
     Source: (arXiv 2011.13456, eq. 13, the probability-flow ODE).
     """
+    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     for index, t, s in steps_of(times):
         seen = denoise(x, t, **condition)
         if s > 0:
@@ -201,6 +204,7 @@ def heun(
 
     Source: (arXiv 2206.00364, algorithm 1).
     """
+    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     for index, t, s in steps_of(times):
         seen = denoise(x, t, **condition)
         if s > 0:
@@ -244,7 +248,9 @@ def dpm_solver_2(
 
     Source: (arXiv 2206.00927, algorithm 1).
     """
+    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     path = denoise.schedule
+    require_signal(path, times)
     for index, t, s in steps_of(times):
         seen = denoise(x, t, **condition)
         if s > 0:
@@ -274,6 +280,7 @@ def dpm_solver_pp_2m(
 
     Source: (arXiv 2211.01095, algorithm 2).
     """
+    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     path = denoise.schedule
     lambdas = [_half_log_snr(path, t) for t in times]
     before: Tensor | None = None

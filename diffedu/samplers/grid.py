@@ -23,8 +23,9 @@ def _snap(schedule: Schedule, times: Tensor) -> Tensor:
 
 
 def _noise_level(schedule: Schedule, t: float) -> float:
-    """sigma / alpha at t, which is SIGMA_MIN where a walk is on its way to 0."""
-    return torch.exp(-0.5 * schedule.log_snr(t)).item() if t > 0 else SIGMA_MIN
+    """sigma / alpha at t; on the way to 0, SIGMA_MIN or the least the path has."""
+    level = torch.exp(-0.5 * schedule.log_snr(t if t > 0 else schedule.t_min)).item()
+    return level if t > 0 else max(level, SIGMA_MIN)
 
 
 def _uniform(

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from diffedu.errors import lookup, require
 from diffedu.prediction import Number, Prediction, combine, for_batch
-from diffedu.samplers.walk import Denoise, Noise, Step, Walk, sampler, steps_of
+from diffedu.samplers.walk import (
+    Denoise,
+    Noise,
+    Step,
+    Walk,
+    require_signal,
+    sampler,
+    steps_of,
+)
 
 
 def _small(seen: Prediction, t: Tensor, s: Tensor) -> Number:
@@ -97,6 +105,7 @@ def euler_maruyama(
 
     Source: (arXiv 2011.13456, eq. 6); Anderson (1982).
     """
+    require_signal(denoise.schedule, times)
     draw = Noise(noise, generator, times, x, ())
     for index, t, s in steps_of(times):
         seen = denoise(x, t, **condition)
@@ -207,6 +216,7 @@ def annealed_langevin(
     """
     require(times[-1] == 0, "annealed Langevin ends on clean data: let times end in 0")
     require(steps_per_level >= 1 and step > 0, "need steps_per_level >= 1 and step > 0")
+    require_signal(denoise.schedule, times)
     draw = Noise(noise, generator, times, x, (steps_per_level,))
     for index, t, s in steps_of(times):
         start, size = x, step * denoise.schedule.sigma(t).item() ** 2

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffedu.errors import require, require_finite
+from diffedu.schedules import Schedule
 from diffedu.tensors import normal_like
 
 Denoise = Callable[..., Any]  # anything that answers a Prediction and has .schedule
@@ -85,6 +86,16 @@ def checked_times(times: Tensor) -> Tensor:
         "samplers.time_grid(schedule, steps) makes such a list",
     )
     return times
+
+
+def require_signal(schedule: Schedule, times: Tensor) -> None:
+    """ValueError if alpha is 0 at a time (N + 1,), for samplers that divide by it."""
+    if bool((schedule.alpha(times) == 0).any()):
+        raise ValueError(
+            f'alpha is 0 at t={times[0]:g} on the path "{schedule.name}", and this '
+            f"sampler divides by it; start at schedule.t_max = {schedule.t_max:g}, or "
+            "take ddim, ancestral or dpm_solver_pp_2m with a net that predicts v"
+        )
 
 
 def steps_of(times: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:

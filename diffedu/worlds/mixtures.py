@@ -210,13 +210,13 @@ def _spectrum(
     """Variances along the axes (K, D), and the axes (K, D, D) or None."""
     if stds is not None:
         stds = torch.as_tensor(stds).to(means)
-        wide = stds[:, None].expand_as(means) if stds.dim() == 1 else stds
-        ok = stds.shape[:1] == means.shape[:1] and wide.shape == means.shape
+        ok = stds.shape in (means.shape[:1], means.shape)
         require(
             ok and bool((stds >= 0).all()),
             f"stds need shape ({len(means)},) or {tuple(means.shape)} and values of 0 "
             f"or more; got shape {tuple(stds.shape)}",
         )
+        wide = stds[:, None].expand_as(means) if stds.dim() == 1 else stds
         return wide.square(), None
     covariances = torch.as_tensor(covariances).to(means)
     shape = (*means.shape, means.shape[1])
