@@ -65,6 +65,8 @@ def process(rank: int, port: int, folder: Path) -> None:
     net = make()
     train(net, noise=1.0, steps=12, schedule="constant")
     save_file(dict(net.state_dict()), folder / f"constant{rank}")
+    with pytest.raises(ValueError, match=r"at steps \[12, 0\].*all of them"):
+        train(net, steps=14, checkpoint=folder / ("elsewhere" if rank else "run"))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,7 @@ def trained(tmp_path_factory) -> Path:
         one.start()
     for one in both:
         one.join(120)
+        one.kill()  # where it still runs: never wait for ever
     assert [one.exitcode for one in both] == [0, 0]
     return folder
 

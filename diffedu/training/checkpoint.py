@@ -19,6 +19,7 @@ from diffedu.training.files import (
 from diffedu.training.parallel import gather
 
 if TYPE_CHECKING:
+    from diffedu.training.options import Options
     from diffedu.training.run import Run
 
 KIND = "checkpoint of diffedu.training.fit, version 1"
@@ -44,9 +45,14 @@ def save(run: Run) -> None:
         )
     own = {"random": random_states(run.generator), "batches": run.source.state_dict()}
     shares = gather(own)
-    if run.rank:
-        return
-    content = {
+    if run.rank == 0:
+        write(run.options.checkpoint, content_of(run, shares))
+    gather(None)  # nobody goes on, or looks for the file, before it is there
+
+
+def content_of(run: Run, shares: list[dict[str, Any]]) -> dict[str, Any]:
+    """What stands in a checkpoint; `shares` is each process's own part."""
+    return {
         "step": run.step,
         "seconds": run.seconds,
         "loss": run.loss,
@@ -57,16 +63,28 @@ def save(run: Run) -> None:
         "ema_updates": run.average.updates if run.average else 0,
         "shares": shares,
     }
-    write(run.options.checkpoint, content)
 
 
-def find(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
-    """The checkpoint's content, or None where there is none yet.
+def find(options: Options) -> dict[str, Any] | None:
+    """The checkpoint's content, or None where there is none to go on from.
+
+    Args:
+        options: those of the training; `checkpoint` and `resume` count.
 
     Raises:
-        ValueError: if the file is broken or something else.
+        ValueError: if the file is broken or something else, or if processes that
+            train as one see different files.
     """
-    return read(path) if path is not None and os.path.lexists(path) else None
+    path = options.checkpoint
+    wanted = options.resume and path is not None and os.path.lexists(path)
+    saved = read(path) if wanted else None
+    seen = gather(saved["step"] if saved else 0)
+    require(
+        len(set(seen)) == 1,
+        f"the processes see {path} at steps {seen}; put it into a folder that all of "
+        "them can reach",
+    )
+    return saved
 
 
 def restore_place(run: Run, saved: dict[str, Any]) -> None:

@@ -30,9 +30,17 @@ def join(device: torch.device) -> None:
 
     Args:
         device: where this process computes; NCCL on CUDA, Gloo elsewhere.
+
+    Raises:
+        RuntimeError: if torch was built without distributed training.
     """
     if started() or rank_and_world()[1] == 1:
         return
+    require(
+        distributed.is_available(),
+        "this torch was built without torch.distributed; run one process",
+        RuntimeError,
+    )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -77,6 +85,8 @@ def joined_loss(
 ) -> Callable[..., Tensor]:
     """`loss_fn` itself, or one whose gradients are averaged over all processes.
 
+    Call `join` first.
+
     Args:
         modules: what is trained; process 0's weights are copied to the others.
         loss_fn: called as `loss_fn(batch, generator)`, the mean over its share.
@@ -84,18 +94,9 @@ def joined_loss(
 
     Returns:
         a function with the same call.
-
-    Raises:
-        RuntimeError: if torch was built without distributed training.
     """
     if rank_and_world()[1] == 1:
         return loss_fn
-    require(
-        distributed.is_available(),
-        "this torch was built without torch.distributed; run one process",
-        RuntimeError,
-    )
-    join(device)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
         LossModule(modules, loss_fn), device_ids=ids

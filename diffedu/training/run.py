@@ -25,7 +25,7 @@ from diffedu.training.devices import (
 )
 from diffedu.training.optimise import EMA, adamw, rate_factor, set_rate
 from diffedu.training.options import Options, State
-from diffedu.training.parallel import gather, joined_loss, rank_and_world
+from diffedu.training.parallel import gather, join, joined_loss, rank_and_world
 
 
 class Run:
@@ -57,7 +57,8 @@ class Run:
             self.generator.manual_seed(self.generator.initial_seed() + self.rank)
         self.step, self.seconds, self.window = 0, 0.0, []
         self.loss = torch.tensor(float("nan"))
-        saved = checkpoint.find(options.checkpoint) if options.resume else None
+        join(self.device)
+        saved = checkpoint.find(options)
         if saved:
             checkpoint.restore_place(self, saved)
         self.joined = joined_loss(modules, loss_fn, self.device)
