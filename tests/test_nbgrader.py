@@ -23,9 +23,13 @@ from nbgrader.api import Gradebook  # noqa: E402
 from nbgrader.apps.api import NbGraderAPI  # noqa: E402
 from traitlets.config import Config  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*not in session"),
+]
 COURSE = Course()
 SOLUTIONS = COURSE.scripts(kinds=("solutions",))
+GRADED = [script for script in SOLUTIONS if script.stem[:4] == "ch01"]
 
 
 class Classroom:
