@@ -56,6 +56,18 @@ def diagnose(
     return found or _amount(pairs)
 
 
+def misshapen(both: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """What is wrong with the shape of a result, from (given, right) of each draw."""
+    for g, r in both:
+        if g.shape != r.shape and not g.numel() == r.numel() == 1:
+            return (
+                f"the result has shape {tuple(g.shape)}; asked for is {tuple(r.shape)}"
+            )
+        if g.is_complex() and not r.is_complex():
+            return "the result is complex; asked for are real numbers"
+    return ""
+
+
 def _holds(test: Test, pair: Pair) -> bool:
     return bool(test(pair.given, pair.right))
 

@@ -21,7 +21,7 @@ from diffedu.checks.calling import (
     coloured,
     require_signature,
 )
-from diffedu.checks.diagnosis import Pair, diagnose
+from diffedu.checks.diagnosis import Pair, diagnose, misshapen
 from diffedu.checks.values import Parts, cast, close, kind, parts, same, sizes
 from diffedu.errors import require
 
@@ -205,7 +205,7 @@ class Exercise:
             if all(close(g, r, tol, self.relative) for g, r in both):
                 continue
             name = f"{label.strip('[]')}: " if label else ""
-            if message := _shape(both):
+            if message := misshapen(both):
                 return name + message
             pairs = [
                 Pair(g.reshape(r.shape), r, frozenset(sizes(t.inputs)))
@@ -246,14 +246,3 @@ class Exercise:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def _shape(both: list[tuple[torch.Tensor, torch.Tensor]]) -> str:
-    for g, r in both:
-        if g.shape != r.shape and not g.numel() == r.numel() == 1:
-            return (
-                f"the result has shape {tuple(g.shape)}; asked for is {tuple(r.shape)}"
-            )
-        if g.is_complex() and not r.is_complex():
-            return "the result is complex; asked for are real numbers"
-    return ""
