@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TQDM_DISABLE=1
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout 120 --dist loadfile
 # sitecustomize.py in there closes the network inside the kernels too.
-OFFLINE := PYTHONPATH=tests/no_network
+OFFLINE := PYTHONPATH=$(CURDIR)/tests/no_network
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 INPUTS := pyproject.toml requirements/constraints.txt tools/setup_env.py
 
