@@ -449,7 +449,6 @@ def test_from_pure_noise_some_samplers_walk_and_the_others_say_why(name: str) ->
         ({"times": torch.tensor([1.0])}, "shape"),
         ({"times": torch.tensor([2.0, 0.0])}, "must fall strictly"),
         ({"x_T": torch.full((2, 2), float("nan"))}, "x_T holds"),
-        ({"noise": torch.zeros(1, 2)}, "recorded noise must have shape"),
         ({"lable": torch.zeros(2)}, "lable"),
     ],
 )
@@ -458,6 +457,15 @@ def test_bad_walks_are_refused(name: str, change: dict, message: str) -> None:
     usual = {"x_T": torch.zeros(2, 2).double(), "times": torch.tensor([0.9, 0.5, 0.0])}
     with pytest.raises((ValueError, TypeError), match=message):
         SAMPLERS[name](mixture().denoiser(path), **(usual | change))
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n not in DETERMINISTIC[1:]])
+def test_recorded_noise_of_another_shape_is_refused(name: str) -> None:
+    path, times = schedules.cosine(), torch.tensor([0.9, 0.5, 0.0])
+    x = torch.zeros(2, 2).double()
+    for shape in ((1, 2, 2), (2, 2), (3, 2, 2)):
+        with pytest.raises(ValueError, match="recorded noise must have shape"):
+            SAMPLERS[name](mixture().denoiser(path), x, times, noise=torch.zeros(shape))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from math import expm1
 import torch
 from torch import Tensor
 
+from diffedu.denoiser import DenoiserBase
 from diffedu.errors import require
 from diffedu.prediction import Prediction, combine, for_batch
 from diffedu.samplers.walk import (
-    Denoise,
-    Noise,
+    Look,
     Step,
     Walk,
     checked_times,
@@ -44,7 +44,7 @@ def _ddim_update(
 
 
 def ddim_step(
-    denoise: Denoise,
+    denoise: DenoiserBase,
     x: Tensor,
     t: Tensor | float,
     s: Tensor | float,
@@ -74,40 +74,26 @@ def ddim_step(
 
 
 @sampler
-def ddim(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def ddim(look: Look, x: Tensor, times: Tensor, *, eta: float = 0.0) -> Walk:
     """DDIM: each step keeps x0 and eps as they were seen.
 
-    Args:
-        denoise: any denoiser.
-        x: where the walk starts, shape (B, ...), at times[0].
-        times: falling times, shape (steps + 1,).
-        eta: 0 is deterministic, 1 the ancestral sampler of the small variance.
-        noise: recorded noise, shape (steps, *x.shape).
-        generator: source of fresh noise.
-        **condition: passed to the denoiser.
+    x has shape (B, ...), times (steps + 1,). `eta` runs from 0, deterministic, to 1,
+    the ancestral sampler of the small variance.
 
     Source: (arXiv 2010.02502, eqs. 12 and 16), on any path.
     """
     require(0 <= eta <= 1, f"eta runs from 0 to 1, got {eta}")
-    draw = Noise(noise, generator, times, x, ())
+    noise = look.noise()
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
-        fresh = draw(index, x) if eta > 0 and s > 0 else None
-        reached = _ddim_update(seen, s, eta if s > 0 else 0.0, fresh)
+        seen = look(x, t)
+        noisy = eta > 0 and s > 0
+        fresh = noise(x, index) if noisy else None
+        reached = _ddim_update(seen, s, eta if noisy else 0.0, fresh)
         x = yield Step(index, t, s, x, reached, seen.x0)
 
 
 def ddim_invert(
-    denoise: Denoise,
+    denoise: DenoiserBase,
     x0: Tensor,
     times: Tensor,
     *,
@@ -142,7 +128,7 @@ def ddim_invert(
 
 
 def _invert_step(
-    denoise: Denoise,
+    denoise: DenoiserBase,
     x: Tensor,
     t: Tensor,
     s: Tensor,
@@ -163,24 +149,15 @@ def _invert_step(
 
 
 @sampler
-def euler(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def euler(look: Look, x: Tensor, times: Tensor) -> Walk:
     """Euler's method in t along velocity = alpha' x0 + sigma' eps: order 1.
 
-    Arguments as for `ddim`; deterministic, so `noise` and `generator` go unused.
+    x has shape (B, ...), times (steps + 1,).
 
     Source: (arXiv 2011.13456, eq. 13, the probability-flow ODE).
     """
-    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         if s > 0:
             reached = torch.add(x, seen.velocity, alpha=(s - t).item())
         else:
@@ -189,28 +166,20 @@ def euler(
 
 
 @sampler
-def heun(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def heun(look: Look, x: Tensor, times: Tensor) -> Walk:
     """Heun's method in t: Euler's step, then the mean of both ends' velocities.
 
-    Arguments as for `ddim`; order 2 with two looks a step (one on the step to 0).
+    x has shape (B, ...), times (steps + 1,). Order 2, with two looks a step, one on
+    the step to 0.
 
     Source: (arXiv 2206.00364, algorithm 1).
     """
-    Noise(noise, generator, times, x, ())  # checked, though none is drawn
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         if s > 0:
             half = 0.5 * (s - t).item()
             guess = torch.add(x, seen.velocity, alpha=2 * half)
-            ahead = denoise(guess, s, **condition)
+            ahead = look(guess, s)
             reached = torch.add(x, seen.velocity + ahead.velocity, alpha=half)
         else:
             reached = _ddim_update(seen, s)
@@ -233,31 +202,23 @@ def _exponential_step(seen: Prediction, eps: Tensor, s: Tensor) -> Tensor:
 
 
 @sampler
-def dpm_solver_2(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def dpm_solver_2(look: Look, x: Tensor, times: Tensor) -> Walk:
     """DPM-Solver-2: half a step in lambda, then the whole step with eps seen there.
 
-    Arguments as for `ddim`; order 2 with two looks a step (one on the step to 0).
+    x has shape (B, ...), times (steps + 1,). Order 2, with two looks a step, one on
+    the step to 0.
 
     Source: (arXiv 2206.00927, algorithm 1).
     """
-    Noise(noise, generator, times, x, ())  # checked, though none is drawn
-    path = denoise.schedule
+    path = look.schedule
     require_signal(path, times)
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         if s > 0:
             middle = _half_log_snr(path, t) + _half_log_snr(path, s)  # as a log-SNR
             t_middle = path.time_of_log_snr(torch.tensor(middle, dtype=torch.float64))
             halfway = _exponential_step(seen, seen.eps, t_middle)
-            eps = denoise(halfway, t_middle, **condition).eps
+            eps = look(halfway, t_middle).eps
             reached = _exponential_step(seen, eps, s)
         else:
             reached = _ddim_update(seen, s)
@@ -265,27 +226,18 @@ def dpm_solver_2(
 
 
 @sampler
-def dpm_solver_pp_2m(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def dpm_solver_pp_2m(look: Look, x: Tensor, times: Tensor) -> Walk:
     """DPM-Solver++(2M): x0 carried on in a straight line from the last two looks.
 
-    Arguments as for `ddim`; order 2 with one look a step.
+    x has shape (B, ...), times (steps + 1,). Order 2, with one look a step.
 
     Source: (arXiv 2211.01095, algorithm 2).
     """
-    Noise(noise, generator, times, x, ())  # checked, though none is drawn
-    path = denoise.schedule
+    path = look.schedule
     lambdas = [_half_log_snr(path, t) for t in times]
     before: Tensor | None = None
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         if s > 0:
             h = lambdas[index + 1] - lambdas[index]
             ahead = seen.x0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from diffedu.errors import lookup, require
 from diffedu.prediction import Number, Prediction, combine, for_batch
 from diffedu.samplers.walk import (
-    Denoise,
-    Noise,
+    Look,
     Step,
     Walk,
     require_signal,
@@ -51,70 +49,44 @@ def _ancestral_update(
 
 
 @sampler
-def ancestral(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    variance: str = "small",
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def ancestral(look: Look, x: Tensor, times: Tensor, *, variance: str = "small") -> Walk:
     """DDPM's sampler: draw x_s from q(x_s | x_t, x0), with x0 as the denoiser sees it.
 
-    Args:
-        denoise: any denoiser.
-        x: where the walk starts, shape (B, ...), at times[0].
-        times: falling times, shape (steps + 1,): a chain's own, or fewer.
-        variance: small (the posterior's), large (the transition's) or learned.
-        noise: recorded noise, shape (steps, *x.shape).
-        generator: source of fresh noise.
-        **condition: passed to the denoiser.
-
-    Raises:
-        ValueError: for an unknown variance, or "learned" from a net without one.
+    x has shape (B, ...); times (steps + 1,) are a chain's own, or fewer. `variance` is
+    small (the posterior's), large (the transition's) or learned.
 
     Source: (arXiv 2006.11239, algorithm 2), respaced as in (arXiv 2102.09672).
     """
     chosen = lookup(VARIANCES, variance, "variance")
-    draw = Noise(noise, generator, times, x, ())
+    noise = look.noise()
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         reached = seen.x0
         if s > 0:
             size = chosen(seen, t, s)
-            reached = _ancestral_update(seen, t, s, size, draw(index, x))
+            reached = _ancestral_update(seen, t, s, size, noise(x, index))
         x = yield Step(index, t, s, x, reached, seen.x0)
 
 
 @sampler
-def euler_maruyama(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
-) -> Walk:
+def euler_maruyama(look: Look, x: Tensor, times: Tensor) -> Walk:
     """The reverse SDE dx = (f x - g^2 score) dt + g dw by Euler's method.
 
-    On any path f = alpha'/alpha and g^2 = 2 sigma (sigma' - f sigma). Arguments as
-    for `ancestral`.
+    x has shape (B, ...), times (steps + 1,). On any path f = alpha'/alpha and
+    g^2 = 2 sigma (sigma' - f sigma).
 
     Source: (arXiv 2011.13456, eq. 6); Anderson (1982).
     """
-    require_signal(denoise.schedule, times)
-    draw = Noise(noise, generator, times, x, ())
+    require_signal(look.schedule, times)
+    noise = look.noise()
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         reached = seen.x0
         if s > 0:
             drift, spread = _reverse_sde(seen)
             length = (t - s).item()
             move = combine(drift * -length, x, spread**2 * length, seen.score)
-            reached = combine(spread * length**0.5, draw(index, x), 1.0, x + move)
+            reached = combine(spread * length**0.5, noise(x, index), 1.0, x + move)
         x = yield Step(index, t, s, x, reached, seen.x0)
 
 
@@ -133,27 +105,13 @@ def _length(x: Tensor) -> Tensor:
 
 @sampler
 def predictor_corrector(
-    denoise: Denoise,
-    x: Tensor,
-    times: Tensor,
-    *,
-    corrections: int = 1,
-    snr: float = 0.16,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
+    look: Look, x: Tensor, times: Tensor, *, corrections: int = 1, snr: float = 0.16
 ) -> Walk:
     """An ancestral step to each level, then Langevin steps at that level.
 
-    Args:
-        denoise: any denoiser.
-        x: where the walk starts, shape (B, ...), at times[0].
-        times: falling times, shape (steps + 1,).
-        corrections: Langevin steps after each ancestral one.
-        snr: r, which sets the size 2 (r |noise| / |score|)^2 of a Langevin step.
-        noise: recorded noise, shape (steps, 1 + corrections, *x.shape).
-        generator: source of fresh noise.
-        **condition: passed to the denoiser.
+    x has shape (B, ...), times (steps + 1,). `corrections` counts the Langevin steps
+    after each ancestral one, and `snr` is the r of their size, 2 (r |noise| /
+    |score|)^2. Each step takes 1 + corrections draws of noise.
 
     The samples of a batch are coupled: as in the paper, both lengths are means over
     the batch, since one sample's score can be near 0 and its step without bound.
@@ -161,17 +119,17 @@ def predictor_corrector(
     Source: (arXiv 2011.13456, algorithms 1 to 5), with the VP step's factor alpha^2.
     """
     require(corrections >= 0 and snr > 0, "need corrections >= 0 and snr > 0")
-    draw = Noise(noise, generator, times, x, (1 + corrections,))
+    noise = look.noise(1 + corrections)
     for index, t, s in steps_of(times):
-        seen = denoise(x, t, **condition)
+        seen = look(x, t)
         reached = seen.x0
         if s > 0:
             size = _small(seen, t, s)
-            reached = _ancestral_update(seen, t, s, size, draw((index, 0), x))
+            reached = _ancestral_update(seen, t, s, size, noise(x, index, 0))
             for inner in range(1, corrections + 1):
-                score = denoise(reached, s, **condition).score
-                fresh = draw((index, inner), x)
-                ratio = snr * denoise.schedule.alpha(s).item()
+                score = look(reached, s).score
+                fresh = noise(x, index, inner)
+                ratio = snr * look.schedule.alpha(s).item()
                 step = 2 * (ratio * _length(fresh) / _length(score)).square()
                 reached = _langevin(reached, score, step, fresh)
         x = yield Step(index, t, s, x, reached, seen.x0)
@@ -184,46 +142,33 @@ def _langevin(x: Tensor, score: Tensor, step: Number, noise: Tensor) -> Tensor:
 
 @sampler
 def annealed_langevin(
-    denoise: Denoise,
+    look: Look,
     x: Tensor,
     times: Tensor,
     *,
     steps_per_level: int = 10,
     step: float = 0.1,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    **condition: Tensor | None,
 ) -> Walk:
     """Langevin steps at each noise level in turn, from the most noise to the least.
 
-    Args:
-        denoise: any denoiser.
-        x: where the walk starts, shape (B, ...); its distribution hardly matters.
-        times: falling times, shape (levels + 1,), the last of which is 0. Each of the
-            others is a level; the end is the denoiser's x0 at the last of them.
-        steps_per_level: Langevin steps at each level.
-        step: the step size in units of sigma^2 (the paper's alpha_i / (2 sigma_i^2)).
-        noise: recorded noise, shape (levels, steps_per_level, *x.shape).
-        generator: source of fresh noise.
-        **condition: passed to the denoiser.
-
+    x has shape (B, ...), and its distribution hardly matters. Of the times, shape
+    (levels + 1,), the last is 0 and each other is a level; the walk ends on the
+    denoiser's x0 at the last level. `step` is the step size in units of sigma^2 (the
+    paper's alpha_i / (2 sigma_i^2)). Each level takes steps_per_level draws of noise.
     Between levels x is scaled by the ratio of the alphas, which is 1 on VE paths.
-
-    Raises:
-        ValueError: if times do not end in 0.
 
     Source: (arXiv 1907.05600, algorithm 1); the last denoising (arXiv 2009.05475).
     """
     require(times[-1] == 0, "annealed Langevin ends on clean data: let times end in 0")
     require(steps_per_level >= 1 and step > 0, "need steps_per_level >= 1 and step > 0")
-    require_signal(denoise.schedule, times)
-    draw = Noise(noise, generator, times, x, (steps_per_level,))
+    path = look.schedule
+    require_signal(path, times)
+    noise = look.noise(steps_per_level)
     for index, t, s in steps_of(times):
-        start, size = x, step * denoise.schedule.sigma(t).item() ** 2
+        start, size = x, step * path.sigma(t).item() ** 2
         for inner in range(steps_per_level):
-            score = denoise(x, t, **condition).score
-            x = _langevin(x, score, size, draw((index, inner), x))
-        seen = denoise(x, t, **condition)
-        ratio = (denoise.schedule.alpha(s) / denoise.schedule.alpha(t)).item()
+            x = _langevin(x, look(x, t).score, size, noise(x, index, inner))
+        seen = look(x, t)
+        ratio = (path.alpha(s) / path.alpha(t)).item()
         reached = ratio * x if s > 0 else seen.x0
         x = yield Step(index, t, s, start, reached, seen.x0)

@@ -7,6 +7,7 @@ go on from. Called, it returns the end; under `walk`, it shows the whole way.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffedu.denoiser import DenoiserBase
 from diffedu.errors import require, require_finite
+from diffedu.prediction import Prediction
 from diffedu.schedules import Schedule
 from diffedu.tensors import normal_like
-
-Denoise = Callable[..., Any]  # anything that answers a Prediction and has .schedule
 
 
 @dataclass
@@ -47,8 +48,45 @@ After = Callable[[Tensor, Step], Tensor]
 Walk = Generator[Step, Tensor, None]
 
 
+class Look:
+    """A denoiser with its condition filled in: `look(x, t)` answers a Prediction.
+
+    It also hands out the walk's noise: `look.noise()` for one draw a step,
+    `look.noise(n)` for n of them.
+
+    Args:
+        denoise: any denoiser.
+        condition: what it is told beside x and t.
+        noise: makes the source of noise.
+    """
+
+    def __init__(
+        self,
+        denoise: DenoiserBase,
+        condition: dict[str, Any],
+        noise: Callable[..., Noise],
+    ) -> None:
+        self.denoise, self.condition, self.noise = denoise, condition, noise
+        self.schedule = denoise.schedule
+
+    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
+        """Look at x of shape (B, ...) at t of shape ()."""
+        return self.denoise(x, t, **self.condition)
+
+
 class Noise:
-    """Fresh or recorded standard noise: `noise(index, x)` has the shape of x."""
+    """Fresh or recorded standard noise: `noise(x, index)` has the shape of x.
+
+    Args:
+        recorded: noise to use, shape (steps, *inner, *x.shape), or None.
+        generator: source of fresh noise.
+        times: the times of the walk, shape (steps + 1,).
+        x: where the walk starts, shape (B, ...).
+        *inner: how many draws each step takes, where that is more than one.
+
+    Raises:
+        ValueError: if the recorded noise has another shape.
+    """
 
     def __init__(
         self,
@@ -56,9 +94,9 @@ class Noise:
         generator: torch.Generator | None,
         times: Tensor,
         x: Tensor,
-        extra: tuple[int, ...],
+        *inner: int,
     ) -> None:
-        shape = (len(times) - 1, *extra, *x.shape)
+        shape = (len(times) - 1, *inner, *x.shape)
         if recorded is not None and tuple(recorded.shape) != shape:
             raise ValueError(
                 f"recorded noise must have shape (steps, *x.shape) = {shape} here, "
@@ -66,8 +104,8 @@ class Noise:
             )
         self.recorded, self.generator = recorded, generator
 
-    def __call__(self, index: int | tuple[int, int], x: Tensor) -> Tensor:
-        """The noise of a step, or of an inner step (index, inner), for x (B, ...)."""
+    def __call__(self, x: Tensor, *index: int) -> Tensor:
+        """The noise of a step (and of a draw within it) for x of shape (B, ...)."""
         if self.recorded is None:
             return normal_like(x, self.generator)
         return self.recorded[index].to(x)
@@ -119,38 +157,76 @@ def _drive(steps: Walk, x: Tensor, after: After | None) -> Iterator[Step]:
         yield step
 
 
-def sampler(generator_function: Callable[..., Walk]) -> Callable[..., Tensor]:
+# what every sampler takes beside its own options; anything else is a condition
+SHARED = """
+    Args:
+        denoise: any denoiser.
+        x_T: where the walk starts, shape (B, ...), at times[0].
+        times: falling times, shape (steps + 1,); a last 0 is clean data.
+        after: called as `after(x, step)` once a step; its answer replaces x.
+        noise: recorded noise, shape (steps, *x_T.shape), with one more axis where a
+            step takes several; a deterministic walk leaves it alone.
+        generator: source of fresh noise.
+        **condition: passed to the denoiser, such as `label=y`.
+
+    Returns:
+        the end of the walk, shape (B, ...); gradients only if x_T requires them.
+
+    Raises:
+        ValueError: for times that do not fall, NaN in x_T, or noise of another shape.
+"""
+
+
+def sampler(steps_of_one: Callable[..., Walk]) -> Callable[..., Tensor]:
     """Make a sampler of a generator of Steps: called, it returns the end of the walk.
 
-    The result takes `after(x, step)`, called once a step, whose answer replaces x;
-    `noise`, recorded; `generator`, for fresh noise; and the denoiser's conditions.
+    Args:
+        steps_of_one: called as `steps_of_one(look, x, times, **own options)`, for x of
+            shape (B, ...) and times of shape (steps + 1,).
     """
-
-    @functools.wraps(generator_function)
-    def run(denoise: Denoise, x_T: Tensor, times: Tensor, **options: Any) -> Tensor:
-        step = None
-        for step in run.steps(denoise, x_T, times, **options):  # noqa: B007
-            pass
-        return step.x
+    own = list(inspect.signature(steps_of_one).parameters.values())[3:]
 
     def steps(
-        denoise: Denoise,
+        denoise: DenoiserBase,
         x_T: Tensor,
         times: Tensor,
+        *,
         after: After | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         require_finite(x_T, "x_T")
-        walk = generator_function(denoise, x_T, checked_times(times), **options)
-        return _drive(walk, x_T, after)
+        times = checked_times(times)
+        chosen = {p.name: options.pop(p.name) for p in own if p.name in options}
+        source = functools.partial(Noise, noise, generator, times, x_T)
+        look = Look(denoise, options, source)
+        return _drive(steps_of_one(look, x_T, times, **chosen), x_T, after)
 
-    run.steps = steps
+    @functools.wraps(steps_of_one)
+    def run(
+        denoise: DenoiserBase, x_T: Tensor, times: Tensor, **options: Any
+    ) -> Tensor:
+        for step in steps(denoise, x_T, times, **options):
+            end = step.x
+        return end
+
+    run.steps, run.__signature__ = steps, _public_signature(steps, own)
+    run.__doc__ = inspect.cleandoc(run.__doc__) + "\n\n" + inspect.cleandoc(SHARED)
     return run
+
+
+def _public_signature(
+    steps: Callable[..., Any], own: list[inspect.Parameter]
+) -> inspect.Signature:
+    """What `help` shows: the shared arguments, the sampler's own, the condition."""
+    *shared, rest = inspect.signature(steps).parameters.values()
+    return inspect.Signature([*shared, *own, rest.replace(name="condition")])
 
 
 def walk(
     sampler: Callable[..., Tensor],
-    denoise: Denoise,
+    denoise: DenoiserBase,
     x_T: Tensor,
     times: Tensor,
     **options: Any,
