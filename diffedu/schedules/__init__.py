@@ -2,14 +2,6 @@
 
 from diffedu.schedules.catalogue import (
     CATALOGUE,
-    EDM,
-    Cosine,
-    Flow,
-    Linear,
-    LogLinear,
-    Sigmoid,
-    VarianceExploding,
-    VariancePreserving,
     by_name,
     cosine,
     edm,
@@ -21,6 +13,14 @@ from diffedu.schedules.catalogue import (
 )
 from diffedu.schedules.chain import Chain, Table, from_betas
 from diffedu.schedules.path import Schedule
+from diffedu.schedules.preserving import (
+    Cosine,
+    Linear,
+    LogLinear,
+    Sigmoid,
+    VariancePreserving,
+)
+from diffedu.schedules.straight import EDM, Flow, VarianceExploding
 
 __all__ = [
     "CATALOGUE",

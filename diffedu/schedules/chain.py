@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diffedu.errors import capturing, require, require_finite, require_same_shape
-from diffedu.schedules.catalogue import VariancePreserving
 from diffedu.schedules.path import LOWEST_LOG_SNR, as_time
+from diffedu.schedules.preserving import VariancePreserving
 from diffedu.tensors import per_sample
 
 
