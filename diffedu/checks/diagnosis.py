@@ -188,7 +188,7 @@ def _place(pairs: Sequence[Pair], tolerance: float) -> str:
                 f"it is right but for the {name} index along axis {axis}: "
                 "look at what happens at that end"
             )
-    rows = [mask.flatten(1).any(1) for mask in wrong if mask.dim() >= 1]
+    rows = [mask.reshape(len(mask), -1).any(1) for mask in wrong if mask.dim() >= 1]
     if len(rows) == len(wrong) and all(0 < int(r.sum()) < len(r) for r in rows):
         return "it is right for some samples of the batch and wrong for others"
     if any(not mask.any() for mask in wrong):
