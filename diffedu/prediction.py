@@ -35,6 +35,8 @@ def combine(a: Number, x: Tensor, b: Number, y: Tensor) -> Tensor:
     """a x + b y for x, y of one shape (B, ...), in as few passes as possible."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a * x + b * y
+    if a == 0 or b == 0:
+        return b * y if a == 0 else a * x
     return torch.add(x * a, y, alpha=b)
 
 
@@ -133,17 +135,33 @@ class Prediction:
         self.kind, self.value = kind, value
 
     def _read(self, name: str) -> Tensor:
-        """Solve the two linear relations, x's and value's, for another quantity."""
         if name == self.kind.name:
             return self.value
+        return self.mix(*PARAMETRISATIONS[name].weights(self.at), name)
+
+    def mix(self, of_x0: Number, of_eps: Number, name: str = "x0") -> Tensor:
+        """of_x0 x0 + of_eps eps, in one combination of x and the network's answer.
+
+        It solves the two linear relations, x's and the answer's, for a third.
+
+        Args:
+            of_x0: the weight of x0, a float or of shape (B, 1, ..., 1).
+            of_eps: the weight of eps, the same.
+            name: what is being read, for the error.
+
+        Returns:
+            the quantity, shape of x.
+
+        Raises:
+            ValueError: where x and the answer say the same thing.
+        """
         alpha, sigma = self.at.alpha, self.at.sigma
         p, q = self.kind.weights(self.at)
-        p_new, q_new = PARAMETRISATIONS[name].weights(self.at)
         determinant = alpha * q - sigma * p
         self._require_nonzero(determinant, name)
-        of_x = (p_new * q - q_new * p) / determinant
-        of_value = (alpha * q_new - sigma * p_new) / determinant
-        return combine(of_x, self.x, of_value, self.value)
+        weight_x = (of_x0 * q - of_eps * p) / determinant
+        weight_value = (alpha * of_eps - sigma * of_x0) / determinant
+        return combine(weight_x, self.x, weight_value, self.value)
 
     def _require_nonzero(self, determinant: Number, name: str) -> None:
         zero = determinant == 0

@@ -236,3 +236,13 @@ def test_bad_denoisers_are_refused() -> None:
         Denoiser(lambda x, t: x, schedules.cosine(), "edm", sigma_data=0.0)
     with pytest.raises(ValueError, match="parametrisation"):
         Prediction(torch.ones(1, 1), torch.tensor(0.5), schedules.cosine(), "z", 0)
+
+
+@pytest.mark.parametrize("predicts", NAMES)
+def test_a_mix_is_what_it_says(predicts: str) -> None:
+    path = schedules.cosine()
+    x, t = torch.randn(3, 2).double(), torch.tensor(0.4).double()
+    seen = oracle(path, predicts)(x, t)
+    assert_close(seen.mix(0.3, -1.2), 0.3 * seen.x0 - 1.2 * seen.eps)
+    each = torch.tensor([[0.1], [2.0], [0.0]]).double()
+    assert_close(seen.mix(each, 1.0), each * seen.x0 + seen.eps)

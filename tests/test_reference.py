@@ -7,10 +7,6 @@ Its timestep k is our t = (k + 1) / T.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import pytest
 import torch
 from oracle import mixture, oracle

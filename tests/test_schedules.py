@@ -336,3 +336,26 @@ def test_impossible_grids_are_refused(options: dict, message: str) -> None:
 def test_more_steps_than_points_are_refused() -> None:
     with pytest.raises(ValueError, match="too many"):
         samplers.time_grid(schedules.cosine().chain(10).schedule, 50)
+
+
+# --- remembered times ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_remembered_coefficients_are_the_same(path) -> None:
+    times = torch.linspace(1, 0, 7).double()
+    want = [path.coefficients(t) for t in times]
+    with path.remembering(times):
+        assert [path.coefficients(t) for t in times] == want
+        low = path.coefficients(times[3].float())
+        assert low[0].dtype == torch.float32
+        assert len(path._known) == 7
+    assert not path._known
+
+
+def test_a_walk_forgets_its_times_however_it_ends() -> None:
+    path = schedules.flow()
+    times = torch.tensor([1.0, 0.5, 0.0]).double()
+    with pytest.raises(KeyError), path.remembering(times):
+        raise KeyError
+    assert not path._known

@@ -24,7 +24,6 @@ from diffedu.samplers.walk import (
     sampler,
     steps_of,
 )
-from diffedu.schedules import Schedule
 from diffedu.schedules.path import as_time
 
 
@@ -35,10 +34,10 @@ def _ddim_update(
     path, x = seen.schedule, seen.x
     alpha, sigma = path.coefficients(s)
     if eta == 0:
-        return combine(for_batch(alpha, x), seen.x0, for_batch(sigma, x), seen.eps)
+        return seen.mix(for_batch(alpha, x), for_batch(sigma, x))
     variance = eta**2 * path.posterior_coefficients(as_time(seen.t), s)[2]
     kept = for_batch((sigma.square() - variance).clamp(min=0).sqrt(), x)
-    mean = combine(for_batch(alpha, x), seen.x0, kept, seen.eps)
+    mean = seen.mix(for_batch(alpha, x), kept)
     fresh = noise if noise is not None else torch.zeros_like(x)
     return combine(1.0, mean, for_batch(variance.sqrt(), x), fresh)
 
@@ -89,7 +88,7 @@ def ddim(look: Look, x: Tensor, times: Tensor, *, eta: float = 0.0) -> Walk:
         noisy = eta > 0 and s > 0
         fresh = noise(x, index) if noisy else None
         reached = _ddim_update(seen, s, eta if noisy else 0.0, fresh)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 def ddim_invert(
@@ -162,7 +161,7 @@ def euler(look: Look, x: Tensor, times: Tensor) -> Walk:
             reached = torch.add(x, seen.velocity, alpha=(s - t).item())
         else:
             reached = _ddim_update(seen, s)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 @sampler
@@ -183,11 +182,7 @@ def heun(look: Look, x: Tensor, times: Tensor) -> Walk:
             reached = torch.add(x, seen.velocity + ahead.velocity, alpha=half)
         else:
             reached = _ddim_update(seen, s)
-        x = yield Step(index, t, s, x, reached, seen.x0)
-
-
-def _half_log_snr(schedule: Schedule, t: Tensor) -> float:
-    return 0.5 * schedule.log_snr(t).item()
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 def _exponential_step(seen: Prediction, eps: Tensor, s: Tensor) -> Tensor:
@@ -195,10 +190,9 @@ def _exponential_step(seen: Prediction, eps: Tensor, s: Tensor) -> Tensor:
 
     The bracket is computed as sigma_s - sigma_t alpha_s / alpha_t, in double precision.
     """
-    alpha_t, sigma_t = (c.item() for c in seen.schedule.coefficients(seen.t))
     alpha_s, sigma_s = (c.item() for c in seen.schedule.coefficients(s))
-    ratio = alpha_s / alpha_t
-    return combine(ratio, seen.x, sigma_s - ratio * sigma_t, eps)
+    ratio = alpha_s / seen.at.alpha
+    return combine(ratio, seen.x, sigma_s - ratio * seen.at.sigma, eps)
 
 
 @sampler
@@ -215,14 +209,13 @@ def dpm_solver_2(look: Look, x: Tensor, times: Tensor) -> Walk:
     for index, t, s in steps_of(times):
         seen = look(x, t)
         if s > 0:
-            middle = _half_log_snr(path, t) + _half_log_snr(path, s)  # as a log-SNR
-            t_middle = path.time_of_log_snr(torch.tensor(middle, dtype=torch.float64))
+            t_middle = path.time_of_log_snr((path.log_snr(t) + path.log_snr(s)) / 2)
             halfway = _exponential_step(seen, seen.eps, t_middle)
             eps = look(halfway, t_middle).eps
             reached = _exponential_step(seen, eps, s)
         else:
             reached = _ddim_update(seen, s)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 @sampler
@@ -234,7 +227,7 @@ def dpm_solver_pp_2m(look: Look, x: Tensor, times: Tensor) -> Walk:
     Source: (arXiv 2211.01095, algorithm 2).
     """
     path = look.schedule
-    lambdas = [_half_log_snr(path, t) for t in times]
+    lambdas = (0.5 * path.log_snr(times)).tolist()
     before: Tensor | None = None
     for index, t, s in steps_of(times):
         seen = look(x, t)
@@ -245,9 +238,9 @@ def dpm_solver_pp_2m(look: Look, x: Tensor, times: Tensor) -> Walk:
                 ratio = h / (2 * (lambdas[index] - lambdas[index - 1]))
                 ahead = torch.lerp(before, seen.x0, 1 + ratio)
             alpha_s, sigma_s = (c.item() for c in path.coefficients(s))
-            shrink = sigma_s / path.sigma(t).item()
+            shrink = sigma_s / seen.at.sigma
             reached = combine(shrink, x, -alpha_s * expm1(-h), ahead)
             before = seen.x0
         else:
             reached = _ddim_update(seen, s)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)

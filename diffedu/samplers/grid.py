@@ -71,7 +71,7 @@ def _spaced_noise(
 def _log_snr(
     schedule: Schedule, steps: int, start: float, end: float, rho: float
 ) -> Tensor:
-    """Equal steps in log-SNR; to 0 by way of t_min (arXiv 2206.00927, section 3.4)."""
+    """Equal steps in log-SNR; to 0 by way of t_min (arXiv 2206.00927)."""
     return _spaced_noise(schedule, steps, start, end, 0.0)
 
 

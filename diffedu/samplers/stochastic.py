@@ -65,7 +65,7 @@ def ancestral(look: Look, x: Tensor, times: Tensor, *, variance: str = "small") 
         if s > 0:
             size = chosen(seen, t, s)
             reached = _ancestral_update(seen, t, s, size, noise(x, index))
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 @sampler
@@ -87,7 +87,7 @@ def euler_maruyama(look: Look, x: Tensor, times: Tensor) -> Walk:
             length = (t - s).item()
             move = combine(drift * -length, x, spread**2 * length, seen.score)
             reached = combine(spread * length**0.5, noise(x, index), 1.0, x + move)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 def _reverse_sde(seen: Prediction) -> tuple[float, float]:
@@ -132,7 +132,7 @@ def predictor_corrector(
                 ratio = snr * look.schedule.alpha(s).item()
                 step = 2 * (ratio * _length(fresh) / _length(score)).square()
                 reached = _langevin(reached, score, step, fresh)
-        x = yield Step(index, t, s, x, reached, seen.x0)
+        x = yield Step(index, t, s, x, reached, seen)
 
 
 def _langevin(x: Tensor, score: Tensor, step: Number, noise: Tensor) -> Tensor:
@@ -171,4 +171,4 @@ def annealed_langevin(
         seen = look(x, t)
         ratio = (path.alpha(s) / path.alpha(t)).item()
         reached = ratio * x if s > 0 else seen.x0
-        x = yield Step(index, t, s, start, reached, seen.x0)
+        x = yield Step(index, t, s, start, reached, seen)

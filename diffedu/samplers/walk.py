@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -33,7 +34,7 @@ class Step:
         s: the time it reached, shape ().
         x_t: the state it left, shape (B, ...).
         x: the state it reached, at s, shape (B, ...).
-        x0: what the denoiser saw at t, shape (B, ...).
+        seen: what the denoiser saw at t.
     """
 
     index: int
@@ -41,7 +42,12 @@ class Step:
     s: Tensor
     x_t: Tensor
     x: Tensor
-    x0: Tensor
+    seen: Prediction
+
+    @property
+    def x0(self) -> Tensor:
+        """The clean data as the denoiser saw it at t, shape (B, ...)."""
+        return self.seen.x0
 
 
 After = Callable[[Tensor, Step], Tensor]
@@ -116,10 +122,9 @@ def checked_times(times: Tensor) -> Tensor:
     times = torch.as_tensor(times).detach().to("cpu").double()
     ok = times.dim() == 1 and len(times) >= 2
     require(ok, f"times must have shape (steps + 1,), got {tuple(times.shape)}")
-    inside = bool(((times >= 0) & (times <= 1)).all())
     falling = bool((times.diff() < 0).all())
     require(
-        inside and falling,
+        falling and times[0] <= 1 and times[-1] >= 0,
         "times must fall strictly from noise (at most 1) to data (at least 0); "
         "samplers.time_grid(schedule, steps) makes such a list",
     )
@@ -141,20 +146,22 @@ def steps_of(times: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     return ((i, t, s) for i, (t, s) in enumerate(pairwise(times.unbind())))
 
 
-def _drive(steps: Walk, x: Tensor, after: After | None) -> Iterator[Step]:
+def _drive(
+    steps: Walk, x: Tensor, after: After | None, ready: AbstractContextManager
+) -> Iterator[Step]:
     """Run a sampler's generator; gradients flow only if the start asks for them."""
-    wants_grad = torch.is_grad_enabled() and x.requires_grad
-    reply: Tensor | None = None
-    while True:
-        with torch.set_grad_enabled(wants_grad):
-            try:
-                step = steps.send(reply)
-            except StopIteration:
-                return
-            if after is not None:
-                step.x = after(step.x, step)
-        reply = step.x
-        yield step
+    wants_grad, reply = torch.is_grad_enabled() and x.requires_grad, None
+    with ready:
+        while True:
+            with torch.set_grad_enabled(wants_grad):
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                if after is not None:
+                    step.x = after(step.x, step)
+            reply = step.x
+            yield step
 
 
 # what every sampler takes beside its own options; anything else is a condition
@@ -201,7 +208,8 @@ def sampler(steps_of_one: Callable[..., Walk]) -> Callable[..., Tensor]:
         chosen = {p.name: options.pop(p.name) for p in own if p.name in options}
         source = functools.partial(Noise, noise, generator, times, x_T)
         look = Look(denoise, options, source)
-        return _drive(steps_of_one(look, x_T, times, **chosen), x_T, after)
+        ready = look.schedule.remembering(times)
+        return _drive(steps_of_one(look, x_T, times, **chosen), x_T, after, ready)
 
     @functools.wraps(steps_of_one)
     def run(

@@ -7,6 +7,8 @@ to noise, the posterior between two times, where a walk starts) is derived once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -23,13 +25,19 @@ def as_time(t: Tensor | float) -> Tensor:
     """Time as a tensor of shape () or (B,), every value in [0, 1] or a ValueError."""
     t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     t = t if t.is_floating_point() else t.double()
-    if not capturing() and not bool(((t >= 0) & (t <= 1)).all()):
+    if not capturing() and not _inside(t):
         raise ValueError(
             "time runs from 0 (data) to 1 (noise); got values from "
             f"{t.min().item():g} to {t.max().item():g}. An index k of a chain of T "
             "steps stands at t = (k + 1) / T"
         )
     return t
+
+
+def _inside(t: Tensor) -> bool:
+    if t.dim() == 0:
+        return 0 <= t.item() <= 1
+    return bool(((t >= 0) & (t <= 1)).all())
 
 
 class Schedule(ABC):
@@ -57,9 +65,29 @@ class Schedule(ABC):
     def coefficients(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t), each of t's shape; ValueError outside [0, 1]."""
         t = as_time(t)
+        if self._known and t.dim() == 0 and t.device.type == "cpu":
+            known = self._known.get((t.item(), t.dtype))
+            if known is not None:
+                return known
         alpha, sigma = self._alpha_sigma(t)
         clean = t == 0
         return alpha.masked_fill(clean, 1.0), sigma.masked_fill(clean, 0.0)
+
+    @cached_property
+    def _known(self) -> dict[tuple[float, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
+
+    @contextmanager
+    def remembering(self, times: Tensor) -> Iterator[None]:
+        """Inside, `coefficients` has its answers for times (N,), on the CPU, ready."""
+        alpha, sigma = self.coefficients(times)
+        if not alpha.requires_grad:
+            keys = [(t, times.dtype) for t in times.tolist()]
+            self._known.update(zip(keys, zip(alpha, sigma, strict=True), strict=True))
+        try:
+            yield
+        finally:
+            self._known.clear()
 
     def alpha(self, t: Tensor | float) -> Tensor:
         """How much of the data is left at t, shape of t."""
