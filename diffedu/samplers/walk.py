@@ -57,8 +57,7 @@ Walk = Generator[Step, Tensor, None]
 class Look:
     """A denoiser with its condition filled in: `look(x, t)` answers a Prediction.
 
-    It also hands out the walk's noise: `look.noise()` for one draw a step,
-    `look.noise(n)` for n of them.
+    `look.noise()` is the walk's noise, `look.noise(n)` that of n draws a step.
 
     Args:
         denoise: any denoiser.
@@ -122,9 +121,8 @@ def checked_times(times: Tensor) -> Tensor:
     times = torch.as_tensor(times).detach().to("cpu").double()
     ok = times.dim() == 1 and len(times) >= 2
     require(ok, f"times must have shape (steps + 1,), got {tuple(times.shape)}")
-    falling = bool((times.diff() < 0).all())
     require(
-        falling and times[0] <= 1 and times[-1] >= 0,
+        bool((times.diff() < 0).all()) and times[0] <= 1 and times[-1] >= 0,
         "times must fall strictly from noise (at most 1) to data (at least 0); "
         "samplers.time_grid(schedule, steps) makes such a list",
     )

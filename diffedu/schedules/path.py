@@ -65,7 +65,7 @@ class Schedule(ABC):
     def coefficients(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t), each of t's shape; ValueError outside [0, 1]."""
         t = as_time(t)
-        if self._known and t.dim() == 0 and t.device.type == "cpu":
+        if self._known and t.dim() == 0 and t.is_cpu and not t.requires_grad:
             known = self._known.get((t.item(), t.dtype))
             if known is not None:
                 return known
@@ -179,7 +179,7 @@ class Schedule(ABC):
             ValueError: if s is not before t, or shapes differ.
 
         Source: (arXiv 2006.11239, eq. 7), for any two times as in
-        (arXiv 2107.00630, eq. 26).
+        (arXiv 2107.00630).
         """
         require_same_shape(x0, x_t, "x0 and x_t")
         t, s = as_time(t), as_time(s)
