@@ -110,6 +110,42 @@ def test_the_likelihood_weighting_integrates_to_the_bound(name: str) -> None:
     assert abs(terms.mean() - want) < 5 * terms.std() / n**0.5
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_weightings_are_finite_where_nothing_is_left_of_the_data(weighting, shape):
+    """At alpha = 0, on paths and on a chain of zero terminal SNR: no 0 / 0."""
+    chain = schedules.linear().chain(50).with_zero_terminal_snr()
+    x0, t = torch.randn(5, 2, generator=generator()).double(), torch.ones(shape)
+    for path in (schedules.cosine(), schedules.flow(), chain.schedule):
+        denoise = gaussian(2).denoiser(path)
+        loss = losses.denoising(denoise, x0, weighting, t=t.double(), noise=x0)
+        assert loss.isfinite()
+        assert (loss == 0) == (weighting in ("snr", "min_snr", "likelihood"))
+
+
+def test_min_snr_keeps_double_precision_at_one_time() -> None:
+    path, x0 = schedules.cosine(), torch.ones(2, 3).double()
+    snr, capped = (
+        losses.denoising(gaussian(3).denoiser(path), x0, name, t=t, noise=x0)
+        for name, t in (("snr", 0.7), ("min_snr", 0.7))
+    )
+    assert torch.equal(snr, capped)
+
+
+@pytest.mark.parametrize(
+    ("x0", "drop", "message"),
+    [
+        (torch.ones(2, 2).long(), 0.0, "must be floating"),
+        (torch.ones(2, 2), -0.1, "drop is a chance"),
+        (torch.ones(2, 2), 1.1, "drop is a chance"),
+        (torch.ones(2, 2), float("nan"), "drop is a chance"),
+    ],
+)
+def test_bad_data_and_chances_are_refused(x0, drop: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        losses.denoising(mixture().denoiser(schedules.cosine()), x0, drop=drop)
+
+
 def test_the_best_denoiser_has_the_least_loss() -> None:
     """Any other denoiser does worse, on the data it was made from."""
     path = schedules.cosine()
@@ -233,6 +269,21 @@ def test_bound_against_the_exact_likelihood_of_a_gaussian(variance: str) -> None
         assert_close(bound.bits_per_dim, total / math.log(2))
         totals.append(want)
     assert totals[1] < totals[0]
+
+
+def test_the_bound_moves_a_denoiser_to_the_chains_path() -> None:
+    """The same denoiser on any path knows as much of the chain's states."""
+    data, chain = gaussian(2), schedules.linear().chain(30)
+    x0, k = data.sample(50, generator()), torch.arange(50) % 30
+    terms = [
+        losses.bound_term(data.denoiser(path), x0, chain, k, generator=generator(1))
+        for path in (chain.schedule, schedules.cosine(), schedules.flow())
+    ]
+    assert_close(terms[1], terms[0])
+    assert_close(terms[2], terms[0])
+    again = schedules.linear().chain(30).schedule  # an equal chain needs no moving
+    same = losses.bound_term(data.denoiser(again), x0, chain, k, generator=generator(1))
+    assert torch.equal(same, terms[0])
 
 
 def test_each_kl_term_is_its_closed_form() -> None:

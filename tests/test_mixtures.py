@@ -157,6 +157,18 @@ def test_empirical_denoiser_against_brute_force_on_images() -> None:
     assert_close(seen.x0[0], torch.einsum("n,nchw->chw", allowed, data[2:5]))
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_empirical_denoiser_at_pure_noise_is_the_mean(shape: tuple) -> None:
+    """alpha = 0 leaves every point as likely, also within a class."""
+    data = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).double()
+    labels, x = torch.tensor([0, 0, 0, 1, 1, 1]), torch.ones(3, 2).double()
+    for path in (schedules.cosine(), schedules.flow()):
+        denoise, t = EmpiricalDenoiser(data, path, labels), torch.ones(shape)
+        assert_close(denoise(x, t).x0, data.mean(0).expand(3, 2))
+        seen = denoise(x, t, label=torch.tensor(1)).x0
+        assert_close(seen, data[3:].mean(0).expand(3, 2))
+
+
 def test_the_mixture_keeps_its_dtype() -> None:
     for dtype in (torch.float32, torch.float64):
         data = mixture(dtype)
@@ -178,6 +190,7 @@ def test_the_mixture_keeps_its_dtype() -> None:
         ({"stds": None}, "give stds or covariances"),
         ({"labels": torch.zeros(3).long()}, "labels need shape"),
         ({"labels": torch.zeros(2)}, "labels need shape"),
+        ({"labels": torch.tensor([0, -1])}, "integers from 0"),
         ({"stds": None, "covariances": torch.ones(2, 2)}, "covariances need shape"),
         ({"stds": None, "covariances": -torch.eye(2).expand(2, 2, 2)}, "semi-definite"),
     ],
@@ -208,6 +221,12 @@ def test_bad_calls_are_refused() -> None:
         data.posterior(torch.ones(1, 2), torch.ones(1), 0.0)
     with pytest.raises(ValueError, match="unknown; known are"):
         data.denoiser(path)(torch.zeros(2, 2).double(), 0.5, torch.tensor([0, 9]))
+    with pytest.raises(ValueError, match="unknown; known are"):
+        data.denoiser(path)(torch.zeros(2, 2).double(), 0.5, torch.tensor([0, -2]))
+    point = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.zeros(1))
+    for asked in (point.log_prob, point.score, point.class_posterior):
+        with pytest.raises(ValueError, match="there is no density"):
+            asked(torch.ones(1, 2))
 
 
 def test_bad_empirical_denoisers_are_refused() -> None:

@@ -55,6 +55,16 @@ def test_rates_are_the_derivatives(path) -> None:
         assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def test_infinite_rates_are_refused() -> None:
+    """sigma starts like sqrt(t) where the variance is kept; sigmoid ends like it."""
+    for name in ("linear", "cosine", "sigmoid", "log_linear"):
+        with pytest.raises(ValueError, match="infinitely fast"):
+            schedules.by_name(name).rates(0.0)
+    with pytest.raises(ValueError, match="infinitely fast"):
+        schedules.sigmoid().rates(torch.tensor([0.5, 1.0]))
+    assert all(r.isfinite() for r in schedules.cosine().rates(1.0))
+
+
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_time_of_log_snr_inverts(path) -> None:
     t = inner_times(path)

@@ -16,7 +16,7 @@ from diffedu.denoiser import DenoiserBase
 from diffedu.errors import lookup, require
 from diffedu.losses.denoising import denoising
 from diffedu.prediction import Prediction
-from diffedu.schedules import Chain
+from diffedu.schedules import Chain, Table
 from diffedu.tensors import batch_mean, normal_like
 
 
@@ -131,7 +131,7 @@ def bound_term(
     """One term of the bound for each sample: (B,), nats per element.
 
     Args:
-        denoise: a denoiser on any path; it is called on chain.schedule.
+        denoise: a denoiser; on another path than the chain's it is moved there.
         x0: clean data, shape (B, ...).
         chain: the Markov chain.
         k: which term, shape (B,): at 0 the decoder, above it the KL.
@@ -150,8 +150,7 @@ def bound_term(
     log_variance = lookup(LOG_VARIANCES, variance, "variance")
     noise = normal_like(x0, generator) if noise is None else noise
     x = chain.add_noise(x0, k, noise)
-    # the chain's own times, unless the denoiser stands on another path
-    seen = denoise(x, chain.times(k).to(x0.device), **condition)
+    seen = _on_chain(denoise, chain)(x, chain.times(k.to(x0.device)), **condition)
     log_var_p = log_variance(chain, k, seen)
     seen_x0 = seen.x0.detach() if stop_mean else seen.x0
     mean_q, _ = chain.posterior(x0, x, k)
@@ -159,6 +158,13 @@ def bound_term(
     kl = gaussian_kl(mean_q, _small(chain, k, seen), mean_p, log_var_p)
     first = decoder_nll(x0, seen_x0, log_var_p, bin_width)
     return torch.where(k.to(x0.device) == 0, batch_mean(first), batch_mean(kl))
+
+
+def _on_chain(denoise: DenoiserBase, chain: Chain) -> DenoiserBase:
+    """The denoiser as the chain's x_k needs it: on the path through its table."""
+    path = denoise.schedule
+    same = isinstance(path, Table) and torch.equal(path.chain().betas, chain.betas)
+    return denoise if same else denoise.on(chain.schedule)
 
 
 def variational_bound(
@@ -193,11 +199,9 @@ def variational_bound(
 
 def prior_kl(x0: Tensor, chain: Chain) -> Tensor:
     """KL(q(x_T | x0) || N(0, I)), nats per element: (B,) for x0 of shape (B, ...)."""
-    last = chain.steps - 1
-    signal = chain.read(chain.alpha_bar.sqrt(), torch.tensor(last), x0)
-    log_noise = torch.log1p(-chain.alpha_bar)
-    log_var = chain.read(log_noise, torch.tensor(last), x0)
-    zero = torch.zeros_like(x0[:1])
+    signal = chain.read(chain.alpha_bar.sqrt(), chain.steps - 1, x0)
+    log_var = chain.read(torch.log1p(-chain.alpha_bar), chain.steps - 1, x0)
+    zero = x0.new_zeros(())
     return batch_mean(gaussian_kl(signal * x0, log_var, zero, zero))
 
 
@@ -210,7 +214,7 @@ def hybrid(
     generator: torch.Generator | None = None,
     **condition: Tensor | None,
 ) -> Tensor:
-    """L_simple + weight T L_vlb, with the bound teaching the variance alone: shape ().
+    """L_simple + weight T L_vlb, the bound teaching the variance alone: shape ().
 
     Args:
         denoise: a denoiser with learns_variance on chain.schedule.

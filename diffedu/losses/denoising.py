@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffedu.denoiser import DenoiserBase
-from diffedu.errors import lookup, require, require_same_shape
+from diffedu.errors import capturing, lookup, require, require_same_shape
 from diffedu.prediction import Number, Point, Prediction
 from diffedu.schedules import Schedule
 from diffedu.tensors import batch_mean, normal_like
@@ -22,20 +22,21 @@ def _snr(at: Point) -> Number:
 
 
 def _min_snr(at: Point) -> Number:
-    """min(SNR, 5), which keeps small noise from ruling (arXiv 2303.09556, eq. 8)."""
-    return torch.as_tensor(_snr(at)).clamp(max=5.0)
+    """min(SNR, 5), which keeps small noise from ruling (arXiv 2303.09556)."""
+    snr = _snr(at)
+    return snr.clamp(max=5.0) if isinstance(snr, Tensor) else min(snr, 5.0)
 
 
 def _edm(at: Point, sigma_data: float = 0.5) -> Number:
     """1 / c_out^2, the error of EDM's raw network (arXiv 2206.00364, table 1)."""
-    level = (at.sigma / at.alpha) ** 2
-    return (level + sigma_data**2) / (level * sigma_data**2)
+    # theirs at sigma / alpha, written so that nothing divides by alpha
+    return (at.sigma**2 + (sigma_data * at.alpha) ** 2) / (at.sigma * sigma_data) ** 2
 
 
 def _likelihood(at: Point) -> Number:
-    """-SNR'(t) / 2: the continuous bound, in nats (arXiv 2107.00630, eq. 17)."""
+    """-SNR'(t) / 2: the continuous bound, in nats (arXiv 2107.00630, section 5)."""
     alpha_rate, sigma_rate = at.rates
-    return _snr(at) * (sigma_rate / at.sigma - alpha_rate / at.alpha)
+    return at.alpha * (at.alpha * sigma_rate - at.sigma * alpha_rate) / at.sigma**3
 
 
 def _one(at: Point) -> Number:
@@ -111,9 +112,10 @@ def denoising(
     Args:
         denoise: any denoiser.
         x0: clean data, shape (B, ...).
-        weighting: "simple" is the squared error of what the network predicts; x0, snr,
-            min_snr, edm and likelihood weigh the squared error of x0. Likelihood is
-            the bound's integral over time, in nats per element.
+        weighting: "simple" is the squared error of what the network predicts (of a
+            score, sigma times its error: that of eps); x0, snr, min_snr, edm and
+            likelihood weigh the squared error of x0. Likelihood is the bound's
+            integral over time, in nats per element.
         t: times, shape (B,) or (); uniform in [t_min, t_max] unless given.
         noise: standard noise, shape of x0; fresh unless given.
         mask: which elements count, broadcastable to x0.
@@ -126,11 +128,14 @@ def denoising(
         the mean over elements, then over the batch: shape (), or (B,) if per_sample.
 
     Raises:
-        ValueError: for an unknown weighting, empty data, or shapes that do not fit.
+        ValueError: for an unknown weighting, empty data, integers, a drop outside
+            [0, 1], or shapes that do not fit.
 
     Source: (arXiv 2006.11239, eq. 14).
     """
     require(x0.dim() >= 2 and len(x0) > 0, f"x0 needs (B, ...), got {tuple(x0.shape)}")
+    require(x0.is_floating_point(), f"x0 must be floating, got {x0.dtype}")
+    require(0 <= drop <= 1, f"drop is a chance from 0 to 1, got {drop}")
     path = denoise.schedule
     uniform = t is None
     t = random_times(len(x0), path, generator, x0) if uniform else t
@@ -150,7 +155,6 @@ def _keep(
     x0: Tensor, drop: float, generator: torch.Generator | None, keep: Tensor | None
 ) -> Tensor:
     """Who keeps their condition: a share 1 - drop of those who do already."""
-    require(drop <= 1, f"drop is a chance from 0 to 1, got {drop}")
     device = generator.device if generator is not None else x0.device
     u = torch.rand(len(x0), device=device, generator=generator).to(x0.device)
     return u >= drop if keep is None else (u >= drop) & keep
@@ -172,5 +176,6 @@ def _mean(error: Tensor, mask: Tensor | None) -> Tensor:
         return batch_mean(error)
     mask = mask.expand_as(error).to(error)
     counted = mask.flatten(1).sum(1)
-    require(bool((counted > 0).all()), "the mask leaves a sample without any element")
+    some = capturing() or bool((counted > 0).all())
+    require(some, "the mask leaves a sample without any element")
     return (error * mask).flatten(1).sum(1) / counted

@@ -36,7 +36,7 @@ def explicit_score_matching(score: Score, x: Tensor, true_score: Score) -> Tenso
         x: points of the data, shape (B, D).
         true_score: the data's own, from (B, D) to (B, D).
 
-    Source: Hyvarinen (2005), eq. 2.
+    Source: Hyvarinen (2005).
     """
     _require_points(x)
     return _half_square(score(x) - true_score(x)).mean()
@@ -57,7 +57,7 @@ def implicit_score_matching(
             estimate it (Hutchinson).
         generator: source of the signs.
 
-    Source: Hyvarinen (2005), eq. 4.
+    Source: Hyvarinen (2005), theorem 1.
     """
     _require_points(x)
     x, value = _with_gradient(score, x)
@@ -118,7 +118,7 @@ def sliced_score_matching(
         projections: directions a point.
         generator: source of the directions.
 
-    Source: (arXiv 1905.07088, eq. 8).
+    Source: (arXiv 1905.07088).
     """
     _require_points(x)
     require(projections >= 1, f"projections must be at least 1, got {projections}")
@@ -146,7 +146,7 @@ def denoising_score_matching(
         noise: standard noise, shape of x; fresh unless given.
         generator: source of fresh noise.
 
-    Source: Vincent (2011), eq. 9; (arXiv 1907.05600, eq. 5).
+    Source: Vincent (2011); (arXiv 1907.05600, eq. 5).
     """
     require(x.dim() >= 2 and len(x) > 0, f"x needs (B, ...), got {tuple(x.shape)}")
     sigma = per_sample(torch.as_tensor(sigma).to(x), x)

@@ -32,7 +32,7 @@ def kid(a: Tensor, b: Tensor) -> Tensor:
         TypeError: if the features are no floating-point tensors.
         ValueError: if their shapes don't fit, fewer than 2 samples, or not finite.
 
-    Source: (1801.01401, section 4).
+    Source: (1801.01401).
     """
     check_pair(a, b)
     return _squared_mmd(_cubic, a, b, unbiased=True)
@@ -60,7 +60,7 @@ def kid_subsets(
     Raises:
         TypeError, ValueError: as `kid`, or if a set has fewer than `size` samples.
 
-    Source: (1801.01401, section 4).
+    Source: (1801.01401).
     """
     check_pair(a, b)
     fewest = min(len(a), len(b))
@@ -102,7 +102,7 @@ def mmd(
         ValueError: if their shapes don't fit, fewer than 2, not finite, or a
             bandwidth is not above 0.
 
-    Source: (Gretton et al., JMLR 13, 2012, eq. 3 and eq. 5).
+    Source: (Gretton et al., JMLR 13, 2012, lemma 6).
     """
     check_pair(a, b)
     widths = torch.as_tensor(bandwidth, dtype=torch.float64).flatten().tolist()

@@ -74,7 +74,7 @@ def cknna(a: Tensor, b: Tensor, k: int = 10, normalize: bool = True) -> Tensor:
         ValueError: if the shapes don't fit, fewer than 4 samples, not finite, k out of
             range, or too few neighbours to normalise by.
 
-    Source: (2405.07987, appendix A).
+    Source: (2405.07987).
     """
     _check_paired(a, b)
     check_neighbours(k, len(a))

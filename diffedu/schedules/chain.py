@@ -6,6 +6,7 @@ Index k in 0..T-1 is noisy already: data stands before the chain, with abar = 1.
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from math import pi
 
 import torch
@@ -138,6 +139,7 @@ class Table(VariancePreserving):
         self._chain, self.steps = chain, chain.steps
         angle = torch.atan2(chain._noise.sqrt(), chain.alpha_bar.sqrt())
         self._angle = torch.cat([torch.zeros(1).double(), angle])
+        self._copies: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"Table(steps={self.steps}, terminal_snr={self.terminal_snr:.3g})"
@@ -148,11 +150,21 @@ class Table(VariancePreserving):
         require(same, f"this table has {self.steps} steps; respace with time_grid")
         return self._chain
 
+    def _angles(self, like: Tensor) -> Tensor:
+        """The table (T + 1,) in another's dtype and on its device, copied there once.
+
+        So a CUDA graph finds it on the device: a copy from the CPU ends a capture.
+        """
+        place = like.dtype, like.device
+        if place not in self._copies:
+            self._copies[place] = self._angle.to(like.dtype).to(like.device)
+        return self._copies[place]
+
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The angle at t and its rate d angle / dt."""
         place = t * self.steps
         left = (place.ceil() - 1).clamp(0, self.steps - 1)
-        angle = self._angle.to(t.dtype).to(t.device)
+        angle = self._angles(t)
         start, end = angle[left.long()], angle[left.long() + 1]
         return torch.lerp(start, end, place - left), (end - start) * self.steps
 
@@ -169,12 +181,12 @@ class Table(VariancePreserving):
 
     def _time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         angle = torch.atan(torch.exp(-0.5 * log_snr))
-        table = self._angle.to(angle.dtype).to(angle.device)
+        table = self._angles(angle)
         right = torch.searchsorted(table, angle.contiguous()).clamp(1, self.steps)
         start, end = table[right - 1], table[right]
         return (right - 1 + (angle - start) / (end - start)) / self.steps
 
-    @property
+    @cached_property
     def t_max(self) -> float:
         """The last point of the table with log-SNR >= -12."""
         points = torch.arange(1, self.steps + 1).double() / self.steps

@@ -6,13 +6,13 @@ Each class writes alpha and sigma so that neither loses digits where it is small
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi, sin, tanh
+from math import cos, cosh, pi, sin, tanh
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from diffedu.errors import require
+from diffedu.errors import capturing, require
 from diffedu.schedules.path import Schedule, as_time
 
 if TYPE_CHECKING:
@@ -26,11 +26,21 @@ class VariancePreserving(Schedule):
         raise NotImplementedError
 
     def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """d alpha/dt and -alpha alpha' / sigma, each of t's shape () or (B,)."""
+        """d alpha/dt and -alpha alpha' / sigma, each of t's shape () or (B,).
+
+        Raises:
+            ValueError: where a rate is infinite, as sigma's is at t = 0.
+        """
         t = as_time(t)
         alpha, sigma = self.coefficients(t)
         alpha_rate = self._alpha_rate(t)
-        return alpha_rate, -alpha * alpha_rate / sigma
+        sigma_rate = -alpha * alpha_rate / sigma
+        require(
+            capturing() or bool((alpha_rate + sigma_rate).isfinite().all()),
+            f'on the path "{self.name}" alpha or sigma changes infinitely fast at an '
+            "end of time; ask for rates (or a velocity) from schedule.t_min to t_max",
+        )
+        return alpha_rate, sigma_rate
 
     def chain(self, steps: int) -> Chain:
         """The discrete chain of this path: beta_k = 1 - abar_k / abar_{k-1}, <= 0.999.
@@ -128,7 +138,7 @@ class Cosine(VariancePreserving):
 
 @dataclass(frozen=True)
 class Sigmoid(VariancePreserving):
-    """The path whose alpha^2 is a piece of a sigmoid (arXiv 2301.10972, algorithm 1).
+    """The path whose alpha^2 is a piece of a sigmoid (arXiv 2212.11972, 2301.10972).
 
     alpha^2 runs from 1 to 0 as sigmoid(-z) does while z goes from start to end, over
     the temperature.
@@ -154,7 +164,7 @@ class Sigmoid(VariancePreserving):
 
     def _rise(self, near: Tensor, length: Tensor, far: float) -> Tensor:
         """sigmoid(near + length) - sigmoid(near), without cancellation."""
-        both = 2 * torch.cosh(near / 2) * torch.cosh(near.new_tensor(far / 2))
+        both = 2 * torch.cosh(near / 2) * cosh(far / 2)
         return torch.sinh(length / 2) / both
 
     def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +190,7 @@ class Sigmoid(VariancePreserving):
 
 @dataclass(frozen=True)
 class LogLinear(VariancePreserving):
-    """The path whose log-SNR falls in a straight line (arXiv 2107.00630, section 5)."""
+    """The path whose log-SNR falls in a straight line (arXiv 2107.00630)."""
 
     highest: float = 12.0
     lowest: float = -12.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffedu.denoiser import DenoiserBase, checked_inputs
-from diffedu.errors import require, require_finite
+from diffedu.errors import capturing, require, require_finite
 from diffedu.prediction import Prediction
 from diffedu.schedules import Schedule
 from diffedu.tensors import per_sample
@@ -118,6 +118,8 @@ class EmpiricalDenoiser(DenoiserBase):
     ) -> Tensor:
         """How likely each data point stands behind x_t: shape (B, N)."""
         alpha, sigma = (c.to(x) for c in self.schedule.coefficients(t))
+        blind = alpha == 0  # nothing of the data is left: all points are as likely
+        alpha = alpha.masked_fill(blind, 1.0)
         centred = x / per_sample(alpha, x)
         # distances are taken directly: the expanded square loses digits as sigma -> 0
         distance = torch.cdist(
@@ -127,6 +129,7 @@ class EmpiricalDenoiser(DenoiserBase):
         )
         level = (sigma / alpha).reshape(-1, 1)
         logits = -0.5 * (distance / level).square()
+        logits = logits.masked_fill(blind.reshape(-1, 1), 0.0)
         if label is not None:
             require(self.labels is not None, "this EmpiricalDenoiser has no labels")
             labels = self.labels.to(x.device)
@@ -139,18 +142,18 @@ def excluded(labels: Tensor, label: Tensor | None, keep: Tensor | None) -> Tenso
 
     Args:
         labels: of the components or data points, shape (K,).
-        label: what each sample asks for, shape (B,); -1 asks for nothing.
-        keep: who keeps their label, shape (B,), bool.
+        label: what each sample asks for, shape (B,) or (); -1 asks for nothing.
+        keep: who keeps their label, shape (B,) or (), bool.
 
     Raises:
         ValueError: for a label that nothing has.
     """
     if label is None:
         return torch.zeros((), dtype=torch.bool, device=labels.device)
-    asks = label >= 0 if keep is None else (label >= 0) & keep
-    out = asks[:, None] & (label[:, None] != labels)
-    require(
-        not bool(out.all(1).any()),
-        f"some label asked for is unknown; known are {sorted(set(labels.tolist()))}",
-    )
+    label = label.reshape(-1, 1)
+    asks = label != -1 if keep is None else (label != -1) & keep.reshape(-1, 1)
+    out = asks & (label != labels)
+    if not capturing() and bool(out.all(1).any()):
+        known = sorted(set(labels.tolist()))
+        raise ValueError(f"some label asked for is unknown; known are {known}")
     return out

@@ -11,7 +11,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from diffedu.errors import require, require_finite
+from diffedu.errors import capturing, require, require_finite
 from diffedu.schedules import Schedule
 from diffedu.tensors import normal_like
 from diffedu.worlds.exact import MixtureDenoiser
@@ -57,7 +57,8 @@ class GaussianMixture:
         self.spectrum, self.axes = _spectrum(means, stds, covariances)
         labels = torch.arange(count) if labels is None else torch.as_tensor(labels)
         ok = labels.shape == (count,) and not labels.is_floating_point()
-        require(ok, f"labels need shape ({count},) and integers, got {labels}")
+        ok = ok and bool((labels >= 0).all())
+        require(ok, f"labels need shape ({count},) and integers from 0, got {labels}")
         self.labels = labels.to(means.device)
 
     @property
@@ -108,8 +109,17 @@ class GaussianMixture:
             return away
         return torch.einsum("kde,nkd->nke", self.axes, away)
 
+    def _require_density(self) -> None:
+        """ValueError where a component is a point or flat: it has no density."""
+        require(
+            capturing() or bool((self.spectrum > 0).all()),
+            "a component has a standard deviation of 0, so there is no density; "
+            "look at it with noise, as in mixture.at(schedule, t) with t > 0",
+        )
+
     def component_log_prob(self, x: Tensor) -> Tensor:
         """log(w_k N(x; mean_k, C_k)) in nats, shape (N, K), for x of shape (N, D)."""
+        self._require_density()
         distance = (self._offsets(x).square() / self.spectrum).sum(-1)
         volume = self.spectrum.log().sum(-1) + self.dim * log(2 * pi)
         return self.weights.log() - 0.5 * (distance + volume)
@@ -130,6 +140,7 @@ class GaussianMixture:
 
     def score(self, x: Tensor) -> Tensor:
         """grad log p(x), shape (N, D), for x of shape (N, D)."""
+        self._require_density()
         pull = -self._offsets(x) / self.spectrum
         if self.axes is not None:
             pull = torch.einsum("kde,nke->nkd", self.axes, pull)
