@@ -298,6 +298,22 @@ def test_langevin_leaves_a_biased_gaussian() -> None:
     assert abs(seen[1].mean() - MEAN) < 5 * (stationary / n) ** 0.5
 
 
+@pytest.mark.parametrize("name", ["cosine", "ddpm_chain", "ve"])
+def test_the_corrector_is_the_papers(name: str) -> None:
+    """Its size is 2 alpha_i (r |z| / |score|)^2, with alpha_i = 1 - beta on a chain."""
+    path, data = PATHS[name], mixture()
+    denoise, x = data.denoiser(path), start(path)
+    times = torch.tensor([0.5, 0.45], dtype=torch.float64)
+    noise = recorded("predictor_corrector", 1, x)
+    got = samplers.predictor_corrector(denoise, x, times, snr=0.1, noise=noise)
+    moved = samplers.ancestral(denoise, x, times, noise=noise[:, 0])
+    score, z = data.at(path, 0.45).score(moved), noise[0, 1]
+    beta = 1 - (path.alpha(0.5) / path.alpha(0.45)) ** 2
+    lengths = z.norm(dim=1).mean() / score.norm(dim=1).mean()
+    size = 2 * (1 - beta) * (0.1 * lengths) ** 2
+    assert_close(got, moved + size * score + (2 * size).sqrt() * z)
+
+
 def test_learned_variance_lies_between_the_two() -> None:
     path, data = schedules.linear().chain(100).schedule, mixture()
     times, x = samplers.time_grid(path, 10), start(PATHS["cosine"])
