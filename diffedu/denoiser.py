@@ -19,19 +19,19 @@ from diffedu.schedules.path import as_time
 
 def checked_inputs(x: Tensor, t: Tensor | float) -> Tensor:
     """The time as a tensor, after what every denoiser asks of x (B, ...) and t."""
-    require(
-        x.dim() >= 2 and x.is_floating_point(),
-        f"x_t must be floating and have shape (B, ...) with at least 2 axes; got "
-        f"{x.dtype} of shape {tuple(x.shape)}",
-    )
+    # once a step in every walk: messages are made only when they are needed
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(
+            f"x_t must be floating and have shape (B, ...) with at least 2 axes; got "
+            f"{x.dtype} of shape {tuple(x.shape)}"
+        )
     t = as_time(t)
-    shapes = t.dim() == 0 or t.shape == x.shape[:1]
-    require(
-        shapes,
-        f"t must have shape () or ({x.shape[0]},) for a batch of shape "
-        f"{tuple(x.shape)}; got {tuple(t.shape)}",
-    )
-    if not capturing() and not bool((t > 0).all()):
+    if t.dim() > 0 and t.shape != x.shape[:1]:
+        raise ValueError(
+            f"t must have shape () or ({x.shape[0]},) for a batch of shape "
+            f"{tuple(x.shape)}; got {tuple(t.shape)}"
+        )
+    if not capturing() and not bool(t.all()):
         raise ValueError("nothing is denoised at t = 0, where x_t is the data itself")
     return t
 
@@ -111,11 +111,11 @@ class Denoiser(DenoiserBase):
         return for_batch(scale, x) * x, c_noise
 
     def _require_shape(self, out: Tensor, shape: tuple[int, ...]) -> None:
-        require(
-            out.shape == shape,
-            f"the network answered shape {tuple(out.shape)} where {shape} is needed; "
-            f"learns_variance is {self.learns_variance}",
-        )
+        if out.shape != shape:
+            raise ValueError(
+                f"the network answered shape {tuple(out.shape)} where {shape} is "
+                f"needed; learns_variance is {self.learns_variance}"
+            )
 
 
 class OnPath(DenoiserBase):

@@ -36,7 +36,8 @@ def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 def capturing() -> bool:
     """True while a CUDA graph is captured: no value may be read then."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    # nothing is captured before CUDA is started, and that is quick to ask
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def require_finite(x: Tensor, what: str) -> None:
