@@ -86,9 +86,9 @@ def notes(about: dict[str, object]) -> str:
     ]
     if about["k-diffusion measured"]:
         said.append(
-            f"k-diffusion {about['k-diffusion']}; for DDIM its `{K_DIFFUSION['DDIM']}`,"
-            " the same step in its variables, draws noise even where none is added. "
-            "Its rows appear where it is installed."
+            f"k-diffusion {about['k-diffusion']}, its module of samplers alone; for "
+            f"DDIM its `{K_DIFFUSION['DDIM']}`, the same step in its variables, draws "
+            "noise even where none is added. Its rows appear where it is installed."
         )
     return " ".join(said)
 
