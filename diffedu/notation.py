@@ -102,6 +102,7 @@ TABLE: dict[str, list[Symbol]] = {
         ),
         Symbol(r"\rho", "rho", "rho", "exponent of Karras spacing, 7 by default"),
         Symbol("z", "z", "noise", "fresh standard Gaussian noise of a step"),
+        Symbol(r"\delta", "delta", "step", "size of a Langevin step"),
         Symbol(
             r"1 + w",
             "scale",
