@@ -15,7 +15,7 @@
 # | surveys | none; it prepares for all |
 # | needs | nothing |
 # | study | 40 minutes |
-# | receipt | 34 seconds on one CPU thread, 488 MB |
+# | receipt | 2.4 minutes on one CPU thread, 481 MB |
 #
 # Click into the grey cell below and press **Shift+Enter**: it runs, and the next one
 # is chosen. Do so down to the end of the page. (*Run, Run All Cells* does it in one
@@ -54,7 +54,8 @@ print(tuple(images.shape), "images, the first ones show", labels[:10].tolist())
 # noise there is at time $t$, from $t = 0$ (image) to $t = 1$ (noise). The **network**
 # is a small U-Net, a tenth of a million weights, which is also told which digit to
 # look for. The **denoiser** holds both, and is the one object that this course is
-# about.
+# about. (`predicts="v"` names what the network's output stands for: a mix of image
+# and noise, chapter 1. `# NBVAL_CHECK_OUTPUT` in a cell is a note to our tests.)
 
 # %%
 schedule = schedules.cosine()
@@ -133,7 +134,7 @@ for state in training.fit(denoise, loss_fn, batches, steps=500, lr=4e-3, ema=0.9
         clear_output(wait=True)
         fig = strip(rows, names, "Asked for 0 to 9: noise at first, digits at the end")
         style.show(fig, "Ten images a row, asked for as the digits 0 to 9: after one "
-                   "training step they are noise, after 500 they are clear digits.")
+                   "training step they are noise, after 500 mostly readable digits.")
 model = state.ema
 
 # %% [markdown]
@@ -146,6 +147,9 @@ model = state.ema
 # A sampler can be watched, too. At each time the model looks at the noisy image $x_t$
 # and says what it believes was there, $\hat x_0$. The walk then goes a small step
 # towards it.
+#
+# It is told which digit to look for: at $t = 1$ the guess is the request alone, a
+# blurred average 3, 5 or 8. The noise decides the handwriting.
 
 # %%
 generator = torch.Generator().manual_seed(8)
@@ -278,7 +282,8 @@ claim("ch00", "even the closest drawn digit is further from the training set tha
 # $$x_t = \sqrt{\bar\alpha}\;x_0 + \sqrt{1-\bar\alpha}\;\varepsilon,$$
 #
 # where $\bar\alpha$ (read: alpha bar) is how much is left of the image's variance
-# (2006.11239, eq. 4). Here is an answer with a mistake in it. Can you see it?
+# (2006.11239, eq. 4; numbers like this one are papers on arxiv.org). Here is an answer
+# with a mistake in it. Can you see it?
 
 # %% tags=["raises-exception"]
 from diffedu.checks import ch00 as check
@@ -333,7 +338,9 @@ notation()
 #
 # - **It opens with a table**: which parts of the surveys it covers, what it needs,
 #   how long it takes to study. The *receipt* is measured: minutes and memory of a
-#   whole run.
+#   whole run. A, B, C, D are the four surveys, on arXiv 2407.00783, 2406.11138,
+#   2409.05033 and 2408.10207; F01, F02, … number the course's figures, and `diffedu
+#   figures` lists them.
 # - **Each algorithm is built in the notebook**, from its equation, line by line. Then
 #   a cell asserts that it equals the library's, which is used from there on. What you
 #   saw above was the library; from chapter 1 on you write it yourself.

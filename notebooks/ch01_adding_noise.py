@@ -19,7 +19,7 @@
 # | needs | nothing |
 # | study | 4 hours |
 # | figures | F01, F02 |
-# | receipt | 15 seconds on one CPU thread, 420 MB |
+# | receipt | 38 seconds on one CPU thread, 418 MB |
 
 # %%
 import matplotlib.pyplot as plt
@@ -84,8 +84,14 @@ def forward_step(x, k, eps):
 # fraction $\sqrt{1-\beta_k}$ of the signal and add the variance $\beta_k$.
 #
 # A convention that holds in the whole course: index $k$ runs from 0 to $T-1$,
-# and $x_k$ at $k = 0$ **has noise already**. The data stand before the chain.
-# Papers that count $t = 1, \dots, T$ have $t = k + 1$.
+# and the state at $k = 0$ **has noise already**. The data stand before the
+# chain. Papers that count $t = 1, \dots, T$ have $t = k + 1$.
+#
+# The symbol $x_0$ always means the clean data, never the state at $k = 0$. The
+# first step starts from it, so $x_{k-1}$ at $k = 0$ is $x_0$, and
+# $\bar\alpha_{-1} = 1$ for the share of variance that section 1.3 introduces.
+# The last state, $k = T - 1$, is called $x_T$ as in the papers, and its
+# $\bar\alpha$ is $\bar\alpha_T$.
 
 # %%
 chain = schedules.linear().chain(steps)
@@ -205,8 +211,9 @@ for start in (0.25, 1.0, 4.0):
 # $$q(x_k \mid x_0) =
 # \mathcal N\big(\sqrt{\bar\alpha_k}\,x_0,\ (1-\bar\alpha_k) I\big)$$
 #
-# (2006.11239, eq. 4). This is proved by **induction**. It holds for $k = 0$,
-# where it is the kernel. Let it hold for $k - 1$, with some standard normal
+# (2006.11239, eq. 4). This is proved by **induction**. It holds at $k = 0$,
+# where it is the kernel of the first step, which starts from the data. Let it
+# hold for $k - 1$, with some standard normal
 # $\varepsilon$, and take one more step with fresh noise $\varepsilon'$:
 #
 # $$x_k = \sqrt{1-\beta_k}\,\big(\sqrt{\bar\alpha_{k-1}}\,x_0 +
@@ -235,6 +242,8 @@ def jump(x0, k, eps):
 # %% [markdown]
 # The library says the same in two ways: as a chain with an index $k$, and as a
 # path with a time $t = (k+1)/T$. Both must equal our line to the last digits.
+# (`chain.schedule` is a table through the chain's own points. The smooth limit
+# `schedules.linear()` differs slightly: section 1.6.)
 
 # %%
 assert_close(alpha_bar, chain.alpha_bar)
@@ -341,6 +350,7 @@ for name, x in (("walked", pair), ("jumped", jumped)):
 # f(u) = \cos^2\!\Big(\frac{u+0.008}{1.008} \cdot\frac\pi2\Big),\qquad
 # \beta_k = 1 - \frac{\bar\alpha_k}{\bar\alpha_{k-1}} \le 0.999.$$
 #
+# with $u = (k+1)/T$, and $\bar\alpha_{-1} = \bar\alpha(0) = 1$.
 # The offset 0.008 keeps the first betas from being vanishingly small; the
 # bound 0.999 keeps the last one away from 1, where $f$ reaches 0 and nothing
 # of the data would be left.
@@ -391,7 +401,7 @@ for name, each in (("linear", chain), ("cosine", cosine_chain)):
     left.plot(each.alpha_bar, color=style.colour(name))
     right.plot(log_snr(each.alpha_bar)[:-1], color=style.colour(name))
 left.set(title="Cosine keeps the signal longer", ylabel=r"$\bar\alpha_k$")
-right.set(title="Linear is at log-SNR -4 long before", ylabel="log-SNR")
+right.set(title="Log-SNR -4 comes at k = 629\n(linear) and k = 913 (cosine)", ylabel="log-SNR")
 for ax, low, high in ((left, (60, 0.3), (480, 0.6)), (right, (230, -5), (560, 1))):
     ax.text(*low, "linear", color=style.colour("linear"))
     ax.text(*high, "cosine", color=style.colour("cosine"))
@@ -431,7 +441,7 @@ claim("F02", "the linear chain spends over three times as many steps near noise"
 # Sampling will start from $\mathcal N(0, I)$, without data. That is right only
 # if the chain has really arrived there. How far $q(x_T)$ is from it is
 # measured by the **Kullback-Leibler divergence** (KL), in nats: 0 for equal
-# distributions, and larger the more they differ. Where the data are Gaussian
+# distributions, and larger the more they differ. If the data are Gaussian
 # with mean $m$ and variance $V$, then $x_k$ is Gaussian too, with mean
 # $\sqrt{\bar\alpha_k}\,m$ and variance $\bar\alpha_k V + 1 - \bar\alpha_k$,
 # and torch knows the KL of two Gaussians.
@@ -457,13 +467,20 @@ for mean, variance in ((0.0, 4.0), (0.0, 0.25), (2.0, 1.0)):
 # $\mathcal N(0, 1)$ is where the chain is at rest: once there, a step does not
 # change it. That is called the **stationary** distribution, and every row goes
 # there. Rows one and two, where only the variance is wrong, fall as
-# $\bar\alpha^2$; row three, where the mean is wrong, as $\bar\alpha$. Means
-# are forgotten last. Keep this in mind for a page.
+# $\bar\alpha^2$; row three, where the mean is wrong, as $\bar\alpha$: for small
+# $\bar\alpha$, $\mathrm{KL} \approx \bar\alpha^2 (V-1)^2/4 + \bar\alpha m^2/2$.
+# Means are forgotten last. Keep this in mind for a page.
 #
 # Digits are not Gaussian, and their $q(x_k)$ is a mixture of 1,297 of them. A
 # bound still holds: the KL of a mixture is at most the average KL of its
-# parts. For each digit $q(x_T \mid x_0)$ is Gaussian, so the bound is a
-# formula. It is also one of the terms of the loss in chapter 2.
+# parts (KL is convex). For each digit $q(x_T \mid x_0)$ is Gaussian, so the
+# bound is a formula. With $D$ values an image,
+#
+# $$\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,\mathcal N(0, I)\big) =
+# \tfrac12\big(\bar\alpha_T\|x_0\|^2 - D\bar\alpha_T -
+# D\log(1-\bar\alpha_T)\big),$$
+#
+# averaged over the $x_0$. It is also one of the terms of the loss in chapter 2.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -483,8 +500,8 @@ for name, each in (("linear", chain), ("cosine", cosine_chain)):
 # SNR**, and it is worth a look in every program that you meet. A small one is
 # not always small enough.
 #
-# Say that each image is black or white as a whole, $\pm b$ in all $D$ pixels.
-# Average the pixels of $x_T$: the signal stays, and the noise shrinks by
+# Say that each image is black or white as a whole, $\pm b$ in all $D$ values.
+# Average the values of $x_T$: the signal stays, and the noise shrinks by
 # $\sqrt D$. The sign of the average is right with probability
 # $\Phi\big(b\sqrt{D\,\mathrm{snr}_T}\big)$, where $\Phi$ is the normal
 # distribution function. This is Lin et al.'s finding (2305.08891): large
@@ -505,7 +522,7 @@ for name, snr in (("DDPM  ", chain.terminal_snr), ("latent", kept / (1 - kept)))
     print(f"{name} {snr:.1e}  ", *(f"{p:.3f}       " for p in right))
 
 # %% [markdown]
-# With 64 pixels DDPM's chain hides the sign: 0.52 is close to a coin. With
+# With 64 values DDPM's chain hides the sign: 0.52 is close to a coin. With
 # 196,608 it gives it away almost always, and the second chain gives it away at
 # every size above the smallest. A model trained on such ends learns to read
 # the brightness off what it takes for noise. When it is then started from real
@@ -633,7 +650,7 @@ for name, path in paths.items():
     alpha, sigma = path(t)
     right.plot(t, 2 * (alpha / sigma).log(), color=style.colour(name), label=name)
 right.set(xlabel="t", ylabel="log-SNR", xlim=(0, 1), ylim=(-14, 14),
-          title="Paths differ in how fast they turn")
+          title="Paths share out time differently\namong noise levels")
 style.label_lines(right)
 style.show(fig, "Left, paths in the plane of alpha and sigma: a quarter circle for VP, "
            "a chord for flow, a vertical line for VE and EDM, crossed by rays of equal "
@@ -765,9 +782,10 @@ style.show(fig, "Four panels from much noise to little. The posterior begins equ
 # the components that don't fit, and in the end it is one narrow peak. Samplers
 # decide in this order, too: first which group, then which member of it.
 #
-# The dashed line is the posterior's mean. In the left panels it lies where
-# there are hardly any data. It is **not a likely** $x_0$; it is an average of
-# likely ones. On images an average of sharp pictures is a blurred one.
+# The dashed line is the posterior's mean. In the first panel it lies
+# between two peaks, where there are hardly any data. It need **not be a
+# likely** $x_0$; it is an average of likely ones. On images an average of
+# sharp pictures is a blurred one.
 #
 # ## 1.8 The best denoiser is the posterior mean
 #
@@ -788,7 +806,8 @@ style.show(fig, "Four panels from much noise to little. The posterior begins equ
 # No function of $x_t$ is better than $m$, and what another one loses is its
 # squared distance to $m$. See it in numbers, on 100,000 pairs $(x_0, x_t)$,
 # against three rivals: undo the scaling ($x_t/\alpha$), name the mean of the
-# likeliest component, and the best straight line.
+# likeliest component, and the best straight line (the rule of section 1.7 with
+# one component, which has the mean and the variance of all data).
 
 # %%
 def rivals(x, alpha, sigma):
@@ -888,9 +907,9 @@ style.show(fig, "Pairs of noisy and clean values as grey dots in three bands. A 
            "in bins; a diagonal, a flatter line and a staircase miss them.")
 
 # %% [markdown]
-# The black curve is the limit for any network, of any size. If yours reaches
-# it, more training can not help; below it there is only overfitting to the
-# pairs at hand.
+# The black curve is the best that any network can do, of any size. If yours
+# reaches it, more training can not help; a training error below the curve's
+# own error is overfitting to the pairs at hand.
 #
 # ## 1.9 Tweedie's formula: the score is the same knowledge
 #
@@ -898,8 +917,13 @@ style.show(fig, "Pairs of noisy and clean values as grey dots in three bands. A 
 # is a way around. Write the density of noisy data,
 # $q(x_t) = \int q(x_0)\,\mathcal N(x_t;\ \alpha x_0,\ \sigma^2 I)\,dx_0$, and
 # take its gradient in $x_t$. The Gaussian gives a factor
-# $-(x_t - \alpha x_0)/\sigma^2$, and dividing by $q(x_t)$ turns the integral
-# into a mean over the posterior:
+# $(\alpha x_0 - x_t)/\sigma^2$; then divide by $q(x_t)$:
+#
+# $$\nabla\log q(x_t) = \frac{\nabla q(x_t)}{q(x_t)} = \int
+# \bigg[\frac{q(x_0)\,\mathcal N(x_t;\ \alpha x_0,\ \sigma^2 I)}{q(x_t)}\bigg]
+# \,\frac{\alpha x_0 - x_t}{\sigma^2}\;dx_0.$$
+#
+# The bracket is the posterior, so the integral is a mean over it:
 #
 # $$\nabla\log q(x_t) = \frac{\alpha\,\mathrm E[x_0\mid x_t] - x_t}{\sigma^2}
 # \quad\Longleftrightarrow\quad
@@ -910,6 +934,10 @@ style.show(fig, "Pairs of noisy and clean values as grey dots in three bands. A 
 # and no posterior: if you know how the density of *noisy* points slopes, you
 # know the best guess at the clean one. Test it with a score that autograd
 # takes from the density, and nothing else.
+#
+# The data are eight small Gaussians on a circle. Noise turns each into a
+# Gaussian of mean $\alpha\mu_i$ and variance $\alpha^2\tau_i^2 + \sigma^2$, and
+# `ring.at(cosine, t)` is that mixture: $q(x_t)$.
 
 # %%
 ring = GaussianMixture(*toys.eight_gaussians_parameters())
@@ -996,8 +1024,11 @@ for level in (8.0, 0.0, -8.0):
 
 # %% [markdown]
 # Near the data (log-SNR 8), predicting $x_0$ ruins $\varepsilon$; near the
-# noise (-8), predicting $\varepsilon$ ruins $x_0$, by a factor of 55 each.
-# Predicting $v$ never enlarges an error, at either end. Which one to *train*
+# noise (-8), predicting $\varepsilon$ ruins $x_0$, by a factor of 55 each
+# ($e^4$, which is $\alpha/\sigma$ at the one and $\sigma/\alpha$ at the other).
+# On VP paths $\hat x_0 = \alpha x_t - \sigma\hat v$ and
+# $\hat\varepsilon = \sigma x_t + \alpha\hat v$; both factors of $\hat v$ are at
+# most 1, so predicting $v$ never enlarges an error there. Which one to *train*
 # on is chapter 2's subject.
 #
 # ## 1.10 The best denoiser of a finite data set
@@ -1149,7 +1180,7 @@ def gallery(x0, k, eps):
     return {
         "right": kept.sqrt() * x0 + (1 - kept).sqrt() * eps,
         "root of 1 - alpha_bar forgotten": kept.sqrt() * x0 + (1 - kept) * eps,
-        "alpha in place of alpha_bar": forward_step(x0, k, eps),
+        "1 - beta in place of alpha_bar": forward_step(x0, k, eps),
         "no sqrt(1 - beta)": x0 + betas[: k + 1].sum().sqrt() * eps,
         "100 steps, betas kept": short.sqrt() * x0 + (1 - short).sqrt() * eps,
     }
@@ -1170,7 +1201,7 @@ for column, k in enumerate(spoiled):
 ax.set_xlim(-0.5, 62)
 fig.suptitle("Only the first row is the process that you meant", x=0.01, ha="left")
 style.show(fig, "One digit at four steps in five rows. Right: it dissolves by k = 599. "
-           "Root forgotten: too little noise early. Alpha for alpha-bar: the digit "
+           "Root forgotten: too little noise early. 1 - beta for alpha-bar: the digit "
            "never disappears. No shrinking: saturated noise. 100 steps: the end looks "
            "like k = 299 of the right row.")
 
@@ -1181,8 +1212,9 @@ style.show(fig, "One digit at four steps in five rows. Right: it dissolves by k 
 #   noise that sampling never meets.
 # - **$1-\beta_k$ for $\bar\alpha_k$.** One step's noise in place of $k$
 #   steps'. Every image is nearly clean.
-# - **No shrinking.** The pixels leave $[-1, 1]$ by far. It is the
-#   variance-exploding path under a variance-preserving name.
+# - **No shrinking.** The pixels end at a standard deviation of 3.3, which
+#   the picture clips to $[-1, 1]$. It is the variance-exploding path under a
+#   variance-preserving name.
 # - **Fewer steps with the same betas.** (Column $k$ shows step $k/10$ of 100.)
 #   The end of the chain is as clean as $k = 299$ of the right one, so pure
 #   noise, where sampling starts, is something that training never showed.
@@ -1222,7 +1254,7 @@ print(heard[0].message)
 # about them is smaller. The images are: 64 pixels in place of 3,072 and more,
 # which makes the empirical denoiser quick and the brightness leak invisible.
 # Left out are noise that is not Gaussian (masks, blur and categories come in
-# part V), noise that differs from pixel to pixel, and schedules that are
+# chapter 24), noise that differs from pixel to pixel, and schedules that are
 # learned (2107.00630). That the *reverse* of a small Gaussian step is nearly
 # Gaussian too, on which all samplers rest, is chapter 2's first point.
 #

@@ -35,7 +35,7 @@ from diffedu.checks import ch00 as check
 #
 # For image number $i$: $x_t^{(i)} = \sqrt{\bar\alpha_i}\,x_0^{(i)} +
 # \sqrt{1-\bar\alpha_i}\,\varepsilon^{(i)}$. Both factors are square roots, because
-# $\bar\alpha$ is a variance.
+# $\bar\alpha$ is a share of the variance.
 #
 # </details>
 #
@@ -159,7 +159,7 @@ from diffedu.worlds import digits
 images, digit = digits.load("train")
 known_images, known_labels = digits.load("test")
 right = nearest_label(images, known_images, known_labels) == digit
-print(f"{right.float().mean():.2f} of the training digits get their own label")
+print(f"{right.float().mean():.3f} of the training digits get their own label")
 
 # %% [markdown]
 # That is all it takes. The exercises of the other chapters are longer, and they work

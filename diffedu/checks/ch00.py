@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffedu.checks.machinery import Exercise
+from diffedu.checks.calling import Function
+from diffedu.checks.machinery import Exercise, Property
 
 Root = Callable[[Tensor], Tensor]
 
@@ -101,6 +102,9 @@ remove_noise = Exercise(
         "the image is divided before the noise is taken away": lambda x, eps, a: (
             x / _tall(a).sqrt() - _tall(1 - a).sqrt() * eps
         ),
+        "only the noise is divided: parentheses around the difference are missing": (
+            lambda x, eps, a: x - _tall(1 - a).sqrt() * eps / _tall(a).sqrt()
+        ),
         "multiplied where the equation, solved for x0, divides": lambda x, eps, a: (
             (x - _tall(1 - a).sqrt() * eps) * _tall(a).sqrt()
         ),
@@ -112,20 +116,70 @@ remove_noise = Exercise(
 )
 
 
+def _spread(generator: torch.Generator, size: float) -> Tensor:
+    """A difference of one size in all pixels, signs at random: (1, 8, 8)."""
+    return size * torch.randn(1, 8, 8, generator=generator).sign()
+
+
+def _dot(generator: torch.Generator, size: float) -> Tensor:
+    """A difference in one pixel only: (1, 8, 8)."""
+    dot = torch.zeros(64)
+    dot[torch.randint(64, (), generator=generator)] = size
+    return dot.reshape(1, 8, 8)
+
+
+def _beside(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Twelve images (12, 1, 8, 8) near the seven of x, some nearer by other measures.
+
+    For the first x the sum of differences prefers the wrong image, for the second the
+    largest difference, for the third the dot product and the angle.
+    """
+    touched = 0.3 * torch.randn(5, 1, 8, 8, generator=generator)
+    pairs = [
+        x[0] + _spread(generator, 0.1), x[0] + _dot(generator, 1.0),
+        x[1] + _dot(generator, 0.8), x[1] + _spread(generator, 0.13),
+        x[2] + touched[0], 1.5 * x[2], 0.4 * x[3], *(x[3:] + touched[1:]),
+    ]  # fmt: skip
+    return torch.stack([*pairs, 2 * touched[0]])
+
+
 def _known(generator: torch.Generator) -> dict[str, object]:
     """Images to judge, and twelve known ones with labels that are no row numbers."""
-    known = torch.randn(12, 1, 8, 8, generator=generator)
-    seen = torch.randint(12, (7,), generator=generator)
-    seen[0] = 11
-    shift = 0.6 * torch.randn(7, 1, 8, 8, generator=generator)
-    contrast = 0.5 + torch.rand(7, 1, 1, 1, generator=generator)
+    x = torch.randn(7, 1, 8, 8, generator=generator)
+    known = _beside(x, generator)[torch.randperm(12, generator=generator)]
     labels = torch.randperm(12, generator=generator) + 20
-    return {"x": contrast * known[seen] + shift, "known": known, "labels": labels}
+    return {"x": x, "known": known, "labels": labels}
 
 
 def _distances(x: Tensor, known: Tensor) -> Tensor:
     """Euclidean distances (B, N) between images (B, 1, 8, 8) and (N, 1, 8, 8)."""
     return (x.flatten(1)[:, None] - known.flatten(1)[None]).square().sum(-1).sqrt()
+
+
+def _by_sum(x: Tensor, known: Tensor) -> Tensor:
+    """Sums of absolute differences (B, N) of images (B, 1, 8, 8) and (N, 1, 8, 8)."""
+    return (x.flatten(1)[:, None] - known.flatten(1)[None]).abs().sum(-1)
+
+
+def _by_largest(x: Tensor, known: Tensor) -> Tensor:
+    """Largest differences (B, N) of images (B, 1, 8, 8) and (N, 1, 8, 8)."""
+    return (x.flatten(1)[:, None] - known.flatten(1)[None]).abs().amax(-1)
+
+
+def _by_product(x: Tensor, known: Tensor) -> Tensor:
+    """Dot products (B, N) of images (B, 1, 8, 8) and (N, 1, 8, 8)."""
+    return x.flatten(1) @ known.flatten(1).T
+
+
+def _by_angle(x: Tensor, known: Tensor) -> Tensor:
+    """Dot products (B, N) over the lengths of the known images (N, 1, 8, 8)."""
+    return _by_product(x, known) / known.flatten(1).norm(dim=1)
+
+
+def _whole(answer: Function, generator: torch.Generator) -> bool:
+    """Whether the labels come out as whole numbers."""
+    found = torch.as_tensor(answer(*_known(generator).values()))
+    return not found.is_floating_point()
 
 
 nearest_label = Exercise(
@@ -153,5 +207,20 @@ nearest_label = Exercise(
         "all images of x get the verdict of one": (
             lambda x, known, labels: labels[_distances(x, known).sum(0).argmin()]
         ),
+        "absolute differences are added up where squares belong": (
+            lambda x, known, labels: labels[_by_sum(x, known).argmin(1)]
+        ),
+        "only the largest difference counts, where all pixels should": (
+            lambda x, known, labels: labels[_by_largest(x, known).argmin(1)]
+        ),
+        "it takes the largest dot product, which favours images of strong contrast": (
+            lambda x, known, labels: labels[_by_product(x, known).argmax(1)]
+        ),
+        "it compares angles (cosine similarity), so contrast does not count": (
+            lambda x, known, labels: labels[_by_angle(x, known).argmax(1)]
+        ),
     },
+    properties=(
+        Property("the labels come out as floats; they went in as integers", _whole),
+    ),
 )

@@ -5,12 +5,10 @@ Each compares with the formula, then with the mistakes that people make in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import log
-
 import torch
 from torch import Generator, Tensor
 
+from diffedu.checks.ch01_forgetting import steps_needed
 from diffedu.checks.ch01_knowledge import (
     Inputs,
     between,
@@ -65,6 +63,12 @@ compose = Exercise(
         "a variance is returned in place of a standard deviation": (
             lambda f, s: (f[0] * s[0], _compose(f, s)[1] ** 2)
         ),
+        "the steps are taken for variance preserving ones, which they need not be": (
+            lambda f, s: (f[0] * s[0], (1 - (f[0] * s[0]) ** 2).sqrt())
+        ),
+        "scale and std are exchanged in the result": (
+            lambda f, s: _compose(f, s)[::-1]
+        ),
     },
 )
 
@@ -89,6 +93,10 @@ def _betas(alpha_bar: Tensor) -> Tensor:
 
 def _late(alpha_bar: Tensor) -> Tensor:
     return 1 - alpha_bar / torch.cat([alpha_bar[1:], alpha_bar.new_ones(1)])
+
+
+def _still(alpha_bar: Tensor) -> Tensor:
+    return 1 - alpha_bar / torch.cat([alpha_bar[:1], alpha_bar[:-1]])
 
 
 def _differences(alpha_bar: Tensor) -> Tensor:
@@ -116,78 +124,13 @@ log_linear_betas = Exercise(
             lambda n, high, low: _betas(_kept(n + 1, high, low)[1:])
         ),
         "it is alpha_bar; asked for are the betas": lambda *line: _kept(*line),
-    },
-)
-
-
-# How long a chain has to be
-
-
-def _divergence(variance: float) -> float:
-    """KL(N(0, variance) || N(0, 1)) in nats."""
-    return 0.5 * (variance - 1 - log(variance))
-
-
-def _spread(variance: float, alpha_bar: float) -> float:
-    return alpha_bar * variance + 1 - alpha_bar
-
-
-def _end(steps: int) -> float:
-    """The last alpha_bar of betas that run from 1e-4 to 0.02."""
-    betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)
-    return torch.log1p(-betas).sum().exp().item()
-
-
-def _rescaled_end(steps: int) -> float:
-    betas = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
-    return (1 - betas).prod().item() if steps > 20 else 1.0
-
-
-def _search(
-    variance: float,
-    tolerance: float,
-    kl: Callable[[float], float] = _divergence,
-    spread: Callable[[float, float], float] = _spread,
-    end: Callable[[int], float] = _end,
-) -> int:
-    """The smallest T up to 3,000 at which the divergence is under the tolerance."""
-    low, high = 1, 3000
-    while high - low > 1:
-        middle = (low + high) // 2
-        near = kl(spread(variance, end(middle))) < tolerance
-        low, high = (low, middle) if near else (middle, high)
-    return high
-
-
-def _far_start(g: Generator) -> Inputs:
-    """A tolerance halfway between the divergences of T - 1 and T steps."""
-    steps = whole(80, 350, g)
-    variance = round(between(2.5, 9.0, g).item(), 2)
-    before, after = (_divergence(_spread(variance, _end(steps - n))) for n in (1, 0))
-    return {"variance": variance, "tolerance": (before * after) ** 0.5}
-
-
-steps_needed = Exercise(
-    "steps_needed",
-    draw=_far_start,
-    truth=_search,
-    mistakes={
-        "the index of the last step is returned: T steps have indices 0 to T - 1": (
-            lambda v, tol: _search(v, tol) - 1
+        "1 - alpha_bar: the noise so far, not a step's": lambda *line: 1 - _kept(*line),
+        "the first step adds no noise, but it comes from data without any": (
+            lambda *line: _still(_kept(*line))
         ),
-        "the divergence is taken the other way round, from N(0, 1) to the chain": (
-            lambda v, tol: _search(v, tol, kl=lambda s: 0.5 * (1 / s - 1 + log(s)))
-        ),
-        "the factor one half is missing": lambda v, tol: _search(v, tol / 2),
-        "the logarithm of the divergence is missing": (
-            lambda v, tol: _search(v, tol, kl=lambda s: 0.5 * (s - 1))
-        ),
-        "it is in bits; asked for are nats": lambda v, tol: _search(v, tol * log(2)),
-        "the data's variance is scaled by the square root of alpha_bar": (
-            lambda v, tol: _search(v, tol, spread=lambda v, a: a**0.5 * v + 1 - a)
-        ),
-        "the betas shrink as T grows; here they always run from 1e-4 to 0.02": (
-            lambda v, tol: _search(v, tol, end=_rescaled_end)
+        "the betas stand in reversed order": lambda *line: _betas(_kept(*line)).flip(0),
+        "the line rises from lowest to highest; the log-SNR falls": (
+            lambda n, high, low: _betas(_kept(n, low, high))
         ),
     },
 )
@@ -228,6 +171,12 @@ zero_terminal = Exercise(
         ),
         "it is alpha_bar; asked for are the betas": (
             lambda betas: _stretched(_root(betas)).square()
+        ),
+        "the betas are shifted and stretched where the root of alpha_bar should be": (
+            lambda betas: _stretched(betas)
+        ),
+        "1 - alpha_bar: the noise so far, not a step's": (
+            lambda betas: 1 - _stretched(_root(betas)).square()
         ),
     },
 )

@@ -65,6 +65,9 @@ information = Exercise(
         "alpha_bar is squared; it is a power already": (
             lambda v, a: _nats((a**2 / (1 - a) ** 2)[:, None] * v)
         ),
+        "alpha_bar stands where the snr should be": (
+            lambda v, a: _nats(a[:, None] * v)
+        ),
         "the 1 inside the logarithm is missing": (
             lambda v, a: 0.5 * _snrs(v, a).log().sum(1)
         ),
@@ -110,6 +113,9 @@ denoise_bits = Exercise(
             lambda *given: (_odds(*given, prior=-1) / 2).tanh()
         ),
         "sigma is not squared": lambda *given: (_odds(*given, power=1) / 2).tanh(),
+        "the pull of x is halved: expand the squares before dividing by 2 sigma^2": (
+            lambda x, a, s, p: (_odds(x, a / 2, s, p) / 2).tanh()
+        ),
         "tanh takes the log-odds where half of them belongs": (
             lambda *given: _odds(*given).tanh()
         ),

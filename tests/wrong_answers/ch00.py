@@ -34,6 +34,11 @@ def distances(x, known):
     return torch.cdist(x.flatten(1), known.flatten(1))
 
 
+def by_cosine(x, known, labels):
+    rows, columns = x.flatten(1)[:, None], known.flatten(1)[None]
+    return labels[torch.cosine_similarity(rows, columns, dim=2).argmax(1)]
+
+
 WRONG = {
     "add_noise": [
         (noise_without_root, "the square root of 1 - alpha_bar is missing"),
@@ -70,6 +75,10 @@ WRONG = {
             "multiplied where the equation",
         ),
         (
+            lambda x, e, a: x - (1 - tall(a)).sqrt() * e / tall(a).sqrt(),
+            "parentheses around the difference",
+        ),
+        (
             lambda x, e, a: (x + (1 - tall(a)).sqrt() * e) / tall(a).sqrt(),
             "the noise is added once more",
         ),
@@ -88,5 +97,22 @@ WRONG = {
             "so they cancel",
         ),
         (lambda x, k, y: y[distances(x, k).sum(0).argmin()], "verdict of one"),
+        (
+            lambda x, k, y: y[torch.cdist(x.flatten(1), k.flatten(1), p=1).argmin(1)],
+            "absolute differences",
+        ),
+        (
+            lambda x, k, y: y[(x[:, None] - k).abs().amax((2, 3, 4)).argmin(1)],
+            "only the largest difference",
+        ),
+        (
+            lambda x, k, y: y[(x.flatten(1) @ k.flatten(1).T).argmax(1)],
+            "largest dot product",
+        ),
+        (by_cosine, "compares angles"),
+        (
+            lambda x, k, y: y[distances(x, k).argmin(1)].float(),
+            "come out as floats",
+        ),
     ],
 }

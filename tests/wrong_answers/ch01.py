@@ -34,6 +34,11 @@ def factor_not_squared(first, second):
     return a * c, (c * b**2 + d**2) ** 0.5
 
 
+def preserving_assumed(first, second):
+    scale = first[0] * second[0]
+    return scale, torch.sqrt(1 - scale**2)
+
+
 # log_linear_betas
 
 
@@ -66,6 +71,21 @@ def one_too_few(steps, highest, lowest):
     return 1 - abar[1:] / abar[:-1]
 
 
+def no_first_noise(steps, highest, lowest):
+    abar = torch.sigmoid(line(steps, highest, lowest))
+    return 1 - abar / torch.cat([abar[:1], abar[:-1]])
+
+
+def rising(steps, highest, lowest):
+    abar = torch.sigmoid(line(steps, lowest, highest))
+    return 1 - abar / torch.cat([torch.ones(1), abar[:-1]])
+
+
+def backwards(steps, highest, lowest):
+    abar = torch.sigmoid(line(steps, highest, lowest).double())
+    return (1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])).flip(0)
+
+
 # steps_needed
 
 
@@ -92,6 +112,11 @@ def kl_backwards(abar, variance):
 def kl_of_root(abar, variance):
     v = abar**0.5 * variance + 1 - abar
     return 0.5 * (v - 1 - math.log(v))
+
+
+def one_table(size):
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, size).double(), 0)
+    return lambda steps: kept[steps - 1].item()
 
 
 def shrinking(steps):
@@ -170,6 +195,11 @@ WRONG = {
         (other_order, "wrong order"),
         (factor_not_squared, "the square of a factor"),
         (lambda first, second: first, "wrong"),
+        (preserving_assumed, "variance preserving ones"),
+        (
+            lambda f, s: (torch.hypot(s[0] * f[1], s[1]), f[0] * s[0]),
+            "scale and std are exchanged",
+        ),
     ],
     "log_linear_betas": [
         (wrong_side, "stands on the wrong side"),
@@ -178,6 +208,10 @@ WRONG = {
         (half_log_snr, "taken for lambda"),
         (lambda n, high, low: torch.sigmoid(line(n, high, low)), "it is alpha_bar"),
         (one_too_few, "has shape"),
+        (lambda *given: 1 - torch.sigmoid(line(*given)), "the noise so far"),
+        (no_first_noise, "first step adds no noise"),
+        (rising, "line rises"),
+        (backwards, "reversed order"),
     ],
     "steps_needed": [
         (lambda v, tol: needed(v, tol, gaussian_kl) - 1, "index of the last step"),
@@ -187,6 +221,13 @@ WRONG = {
         (
             lambda v, tol: needed(v, tol, lambda a, v: 2 * gaussian_kl(a, v)),
             "factor one half",
+        ),
+        (lambda v, tol: needed(v, tol, gaussian_kl) + 1, "one step too many"),
+        (lambda v, tol: needed(v, tol, gaussian_kl, one_table(1000)), "1,000 betas"),
+        (lambda v, tol: needed(v, tol, gaussian_kl, one_table(3000)), "3,000 betas"),
+        (
+            lambda v, tol: needed(v, tol, gaussian_kl, one_table(1000)) - 1,
+            "an index is returned",
         ),
     ],
     "information": [
@@ -200,6 +241,7 @@ WRONG = {
         (entropy_only, "entropy of the noise"),
         (lambda v, a: 0.5 * torch.log(snr_of(a) * v).sum(1), "the 1 inside"),
         (lambda v, a: 0.5 * torch.log(1 + snr_of(a) * v), "has shape"),
+        (lambda v, a: 0.5 * torch.log(1 + a[:, None] * v).sum(1), "where the snr"),
     ],
     "denoise_bits": [
         (lambda *given: torch.sign(logits(*given)), "likelier bit"),
@@ -208,6 +250,7 @@ WRONG = {
         (lambda *given: torch.tanh(logits(*given)), "half of them belongs"),
         (lambda *given: torch.sigmoid(logits(*given)), "the probability of +1"),
         (lambda x, a, s, p: logits(x, 1 / a, s, p).div(2).tanh(), "divided by alpha"),
+        (lambda x, a, s, p: logits(x, a / 2, s, p).div(2).tanh(), "pull of x is"),
     ],
     "zero_terminal": [
         (shifted_only, "not stretched"),
@@ -215,5 +258,9 @@ WRONG = {
         (last_by_hand, "only the last step was changed"),
         (last_in_place, "only the last step was changed"),
         (not_squared, "not squared again"),
+        (
+            lambda b: (b - b[-1]) * b[0] / (b[0] - b[-1]),
+            "the betas are shifted and stretched",
+        ),
     ],
 }
