@@ -84,6 +84,19 @@ def _minus_v(x0: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, ...]:
     return x0, eps, -v, score
 
 
+def _exchanged_v(x0: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+    x0, eps, _, score = _readings(x0, x, a, s)
+    return x0, eps, s * eps - a * x0, score
+
+
+def _reordered(*order: int) -> Callable[..., tuple[Tensor, ...]]:
+    def read(x0: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        four = _readings(x0, x, a, s)
+        return tuple(four[i] for i in order)
+
+    return read
+
+
 def _score_divided(power: int, sign: float) -> Callable[..., tuple[Tensor, ...]]:
     def read(x0: Tensor, x: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, ...]:
         x0, eps, v, _ = _readings(x0, x, a, s)
@@ -110,14 +123,24 @@ convert = Exercise(
         "the score is divided by the variance instead of sigma": lambda *a: _convert(
             *a, read=_score_divided(2, -1.0)
         ),
-        "the score has the sign of eps": lambda *a: _convert(
-            *a, read=_score_divided(1, 1.0)
+        "the score has the sign of eps": (
+            lambda *a: _convert(*a, read=_score_divided(1, 1.0))
         ),
         "sigma stands where its square belongs in reading x0 from the score": (
             lambda *a: _convert(*a, score=lambda x, v, a, s: (x + s * v) / a)
         ),
         "the division by alpha is missing where x0 is read from eps": (
             lambda *a: _convert(*a, eps=lambda x, eps, a, s: x - s * eps)
+        ),
+        "v with alpha and sigma exchanged": lambda *a: _convert(*a, read=_exchanged_v),
+        "the square roots of alpha and sigma; they are asked as they are": (
+            lambda *a: _convert(*a[:3], a[3].sqrt(), a[4].sqrt())
+        ),
+        "the right four in another order; asked is x0, eps, v, score": (
+            lambda *a: _convert(*a, read=_reordered(1, 0, 2, 3))
+        ),
+        "the right four, but v and the score are exchanged": lambda *a: _convert(
+            *a, read=_reordered(0, 1, 3, 2)
         ),
     },
     returns=("x0", "eps", "v", "score"),

@@ -28,6 +28,16 @@ def _padded_late(betas: Tensor) -> tuple[Tensor, Tensor]:
     return abar, torch.cat([abar[1:], torch.ones_like(abar[:1])])
 
 
+def _rolled(betas: Tensor) -> tuple[Tensor, Tensor]:
+    abar = (1 - betas).cumprod(0)
+    return abar, abar.roll(1)
+
+
+def _clamped(betas: Tensor) -> tuple[Tensor, Tensor]:
+    abar = (1 - betas).cumprod(0)
+    return abar, torch.cat([abar[:1], abar[:-1]])
+
+
 def _not_multiplied(betas: Tensor) -> tuple[Tensor, Tensor]:
     kept = 1 - betas
     return kept, torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
@@ -65,6 +75,11 @@ def _large(*inputs: Tensor) -> tuple[Tensor, Tensor]:
     return _posterior(*inputs)[0], inputs[2][inputs[3]]
 
 
+def _variance_of_second(x0: Tensor, x_k: Tensor, betas: Tensor, k: Tensor) -> tuple:
+    mean, _ = _posterior(x0, x_k, betas, k)
+    return mean, _posterior(x0, x_k, betas, k.clamp(min=1))[1]
+
+
 posterior = Exercise(
     "posterior",
     draw=_posterior_inputs,
@@ -86,6 +101,13 @@ posterior = Exercise(
             lambda *a: _posterior(*a, tables=_not_multiplied)
         ),
         "the variance is that of the step forwards": _large,
+        "alpha_bar[k - 1] without a 1 in front; it is wrong only where k = 0": (
+            lambda *a: _posterior(*a, tables=_rolled)
+        ),
+        "alpha_bar[0] stands before index 0, where 1 belongs; it is wrong only "
+        "where k = 0": lambda *a: _posterior(*a, tables=_clamped),
+        "the variance at k = 0 is the next one's; it should be 0": _variance_of_second,
+        "x0 and x_k are exchanged": lambda x0, x_k, b, k: _posterior(x_k, x0, b, k),
     },
     returns=("mean", "variance"),
 )
@@ -95,9 +117,10 @@ def _step_inputs(generator: torch.Generator) -> dict[str, object]:
     batch, dim = torch.randint(4, 8, (2,), generator=generator).tolist()
     x, eps, z = torch.randn(3, batch, dim + 4, generator=generator)
     fraction = 0.1 + 0.3 * torch.rand(batch, dim + 4, generator=generator)
+    # at k = 0 a formula without its own case gives 0 * inf here
+    fraction[:, 0] = 1.0
     betas = _betas(generator)
-    # the last step of the walk and the one before it, where variances matter, are
-    # a third of the draws each
+    # the walk's last two steps, where variances matter, are a third of the draws each
     anywhere = int(torch.randint(len(betas), (), generator=generator))
     k = (0, 1, anywhere)[int(torch.randint(3, (), generator=generator))]
     return {"x": x, "eps": eps, "f": fraction, "betas": betas, "k": k, "z": z}
@@ -123,13 +146,22 @@ def _step(
     root: Function = torch.sqrt,
     std: Function = torch.sqrt,
     last: bool = False,
+    kept: bool = False,
 ) -> Tensor:
     beta, (abar, before) = betas[k], (table[k] for table in tables(betas))
     mean = _mean(x, eps, beta, abar, root)
+    mean = mean * ((1 - beta) / abar).sqrt() if kept else mean
     small = beta * (1 - before) / (1 - abar)
     if k == 0:
         return mean + std(beta) * z if last else mean
     return mean + std(between(f, small, beta)) * z
+
+
+def _without_case(
+    x: Tensor, eps: Tensor, f: Tensor, betas: Tensor, k: int, z: Tensor
+) -> Tensor:
+    right = _step(x, eps, f, betas, k, z)
+    return right if k else right.masked_fill(f == 1, torch.nan)
 
 
 ancestral_step = Exercise(
@@ -162,6 +194,17 @@ ancestral_step = Exercise(
         "1 - beta stands where alpha_bar, its running product, belongs": (
             lambda *a: _step(*a, tables=_not_multiplied)
         ),
+        "alpha_bar stands where 1 - beta belongs; it is right only for k = 0": (
+            lambda *a: _step(*a, kept=True)
+        ),
+        "f has no effect: the variance is always the small one": (
+            lambda *a: _step(*a, between=lambda f, small, large: small)
+        ),
+        "f has no effect: the variance is always the large one": (
+            lambda *a: _step(*a, between=lambda f, small, large: large)
+        ),
+        "k = 0 has no case of its own: the small variance is 0 there and its "
+        "logarithm infinite, which fails where f is 1": _without_case,
     },
     draws=30,
 )

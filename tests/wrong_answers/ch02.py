@@ -38,6 +38,38 @@ def transposed_posterior(x0, x_k, betas, k):
     return mean, b * (1 - p) / (1 - a)
 
 
+def posterior_before(before_of, variance_from=0):
+    def posterior(x0, x_k, betas, k):
+        abar, _ = tables(betas)
+        before = before_of(abar)
+        b, a, p = betas[k][:, None], abar[k][:, None], before[k][:, None]
+        mean = ((1 - b).sqrt() * (1 - p) * x_k + p.sqrt() * b * x0) / (1 - a)
+        return mean, (betas * (1 - before) / (1 - abar))[k.clamp(min=variance_from)]
+
+    return posterior
+
+
+def padded(abar):
+    return torch.cat([torch.ones_like(abar[:1]), abar[:-1]])
+
+
+def first_repeated(abar):
+    return torch.cat([abar[:1], abar[:-1]])
+
+
+def convert_reordered(*order):
+    return lambda *a: tuple(convert_with()(*a)[i] for i in order)
+
+
+def convert_rooted(x, value, kind, alpha, sigma):
+    return convert_with()(x, value, kind, alpha.sqrt(), sigma.sqrt())
+
+
+def convert_v_exchanged(x, value, kind, alpha, sigma):
+    x0, eps, _, score = convert_with()(x, value, kind, alpha, sigma)
+    return x0, eps, sigma[:, None] * eps - alpha[:, None] * x0, score
+
+
 def convert_with(x0_of_v=-1, score_power=1, score_sign=-1, survey=False):
     def convert(x, value, kind, alpha, sigma):
         a, s = alpha[:, None], sigma[:, None]
@@ -96,6 +128,21 @@ def step(x, eps, f, betas, k, z, root=True, last=0.0, logs=True, swap=False):
     return mean + variance.sqrt() * z
 
 
+def step_without_case(x, eps, f, betas, k, z):
+    abar, before = tables(betas)
+    b, a, p = betas[k], abar[k], before[k]
+    mean = (x - b * eps / (1 - a).sqrt()) / (1 - b).sqrt()
+    small = b * (1 - p) / (1 - a)
+    return mean + ((f * b.log() + (1 - f) * small.log()) / 2).exp() * z
+
+
+def step_over_abar(x, eps, f, betas, k, z):
+    abar, _ = tables(betas)
+    right = step(x, eps, f, betas, k, z)
+    mean = (x - betas[k] * eps / (1 - abar[k]).sqrt()) / (1 - betas[k]).sqrt()
+    return right - mean + mean * ((1 - betas[k]) / abar[k]).sqrt()
+
+
 def weight(betas, factor=2.0, power=2, variance=None):
     abar, before = tables(betas)
     small = betas * (1 - before) / (1 - abar)
@@ -109,6 +156,10 @@ WRONG = {
         (padded_posterior, "padded at the wrong end"),
         (large_posterior, "the variance is that of the step forwards"),
         (transposed_posterior, "mean: the result has shape"),
+        (posterior_before(lambda abar: abar.roll(1)), "without a 1 in front"),
+        (posterior_before(first_repeated), "stands before index 0"),
+        (posterior_before(padded, 1), "the variance at k = 0 is the next"),
+        (lambda a, b, *c: posterior_before(padded)(b, a, *c), "are exchanged"),
     ],
     "convert": [
         (convert_with(x0_of_v=1), "where x0 is read from it"),
@@ -116,6 +167,10 @@ WRONG = {
         (convert_with(score_power=2), "divided by the variance"),
         (convert_with(score_sign=1), "the sign of eps"),
         (convert_with(survey=True), "misprints"),
+        (convert_v_exchanged, "v with alpha and sigma exchanged"),
+        (convert_rooted, "they are asked as they are"),
+        (convert_reordered(1, 0, 2, 3), "in another order"),
+        (convert_reordered(0, 1, 3, 2), "v and the score are exchanged"),
     ],
     "bits_per_dim": [
         (lambda *a: bits(*a, base=torch.e), "nats"),
@@ -137,6 +192,10 @@ WRONG = {
         (lambda *a: step(*a, root=False), "root of 1 - alpha_bar is missing"),
         (lambda *a: step(*a, logs=False), "where their logarithms are asked"),
         (lambda *a: step(*a, swap=True), "bounds of the variance are exchanged"),
+        (step_without_case, "k = 0 has no case of its own"),
+        (step_over_abar, "alpha_bar stands where 1 - beta belongs"),
+        (lambda x, e, f, *a: step(x, e, 0 * f, *a), "always the small one"),
+        (lambda x, e, f, *a: step(x, e, 0 * f + 1, *a), "always the large one"),
     ],
     "vlb_weight": [
         (lambda b: weight(b, factor=1.0), "the half of the divergence"),
