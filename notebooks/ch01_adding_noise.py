@@ -19,7 +19,7 @@
 # | needs | nothing |
 # | study | 4 hours |
 # | figures | F01, F02 |
-# | receipt | 38 seconds on one CPU thread, 418 MB |
+# | receipt | 30 seconds on one CPU thread, 421 MB |
 
 # %%
 import matplotlib.pyplot as plt
@@ -401,7 +401,8 @@ for name, each in (("linear", chain), ("cosine", cosine_chain)):
     left.plot(each.alpha_bar, color=style.colour(name))
     right.plot(log_snr(each.alpha_bar)[:-1], color=style.colour(name))
 left.set(title="Cosine keeps the signal longer", ylabel=r"$\bar\alpha_k$")
-right.set(title="Log-SNR -4 comes at k = 629\n(linear) and k = 913 (cosine)", ylabel="log-SNR")
+right.set(title="Log-SNR -4 comes at k = 629\n(linear) and k = 913 (cosine)",
+          ylabel="log-SNR")
 for ax, low, high in ((left, (60, 0.3), (480, 0.6)), (right, (230, -5), (560, 1))):
     ax.text(*low, "linear", color=style.colour("linear"))
     ax.text(*high, "cosine", color=style.colour("cosine"))
