@@ -32,6 +32,10 @@ $(VENV)/.ready-dev: $(INPUTS)
 	$(PYTHON) tools/setup_env.py --venv $(VENV) --extras dev,ref,teach
 	@touch $(VENV)/.ready-notebooks $@
 
+$(VENV)/.ready-browser: $(VENV)/.ready-dev
+	$(PYTHON) tools/setup_env.py --venv $(VENV) --extras dev,ref,teach,browser
+	@touch $@
+
 setup: $(VENV)/.ready-dev  ## make .venv with all that the tests need
 
 lab: $(VENV)/.ready-notebooks  ## open the course in JupyterLab
@@ -76,7 +80,7 @@ audit: $(VENV)/.ready-dev  ## the budgets that keep the course small
 doctor: $(VENV)/.ready-notebooks  ## what this machine has, and what to do about the rest
 	$(PY) -P diffedu/doctor.py
 
-browser-test: $(VENV)/.ready-dev  ## chapter 1 in a real browser (needs Chromium)
+browser-test: $(VENV)/.ready-browser  ## chapter 1 in a real browser (needs Chromium)
 	$(TEST_ENV) $(PY) tests/browser/run.py
 
 bench: $(VENV)/.ready-dev  ## cost of a sampler's step and of training, side by side
