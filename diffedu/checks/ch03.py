@@ -6,13 +6,20 @@ right formula fits all draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from diffedu.checks.ch03_chains import accept_probability, and_not_step, annealing_plan
+from diffedu.checks.ch03_chains import accept_probability, and_not_step
+from diffedu.checks.ch03_fields import (
+    Field,
+    asymmetry,
+    random_field,
+    whole,
+    with_slope,
+)
+from diffedu.checks.ch03_plan import annealing_plan
 from diffedu.checks.machinery import Exercise, Function, Property
 
 __all__ = [
@@ -25,40 +32,28 @@ __all__ = [
 ]
 
 Inputs = dict[str, Any]
-Field = Callable[[Tensor], Tensor]
 
 
-def _whole(low: int, high: int, g: Generator) -> int:
-    return int(torch.randint(low, high, (), generator=g))
+SHAPE = (
+    "its value is right, but it must be a tensor of shape () that can be "
+    "differentiated; look for .item() or float()"
+)
 
 
-def _field(dim: int, g: Generator) -> Field:
-    """A smooth vector field on R^dim that is no gradient: (B, dim) -> (B, dim)."""
-    into = torch.randn(5, dim, generator=g)
-    out = torch.randn(dim, 5, generator=g)
-    return lambda x: torch.tanh(x @ into.T.to(x)) @ out.T.to(x)
-
-
-def _with_slope(score: Field, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The score at x (B, D), and its Jacobian (B, D, D): [b, i, j] = ds_i / dx_j."""
-    x = x.detach().requires_grad_()
-    value = score(x)
-    rows = [
-        torch.autograd.grad(value[:, i].sum(), x, retain_graph=True)[0]
-        for i in range(x.shape[1])
-    ]
-    return value.detach(), torch.stack(rows, 1)
+def _is_scalar(loss: Any) -> bool:
+    return isinstance(loss, Tensor) and loss.shape == ()
 
 
 # Denoising score matching on any path
 
 
 def _noisy_batch(g: Generator) -> Inputs:
-    size, dim = _whole(4, 9, g), _whole(2, 5, g)
+    size, dim = whole(4, 9, g), whole(2, 5, g)
     x0, eps = torch.randn(2, size, dim, generator=g)
     alpha, sigma = 0.3 + torch.rand(2, size, generator=g)
     return {
-        "score": _field(dim, g), "x0": x0, "alpha": alpha, "sigma": sigma, "eps": eps,
+        "score": random_field(dim, g), "x0": x0, "alpha": alpha, "sigma": sigma,
+        "eps": eps,
     }  # fmt: skip
 
 
@@ -69,6 +64,46 @@ def _dsm(
     alpha, sigma = alpha[:, None], sigma[:, None]
     x_t = alpha * x0 + sigma * eps if noisy else x0
     return 0.5 * (score(x_t) + sign * eps / sigma**power).square().sum(1).mean()
+
+
+def _dsm_weighted(
+    score: Field, x0: Tensor, alpha: Tensor, sigma: Tensor, eps: Tensor
+) -> Tensor:
+    def scaled(x_t: Tensor) -> Tensor:  # so that sigma times the residual is left
+        return sigma[:, None] * score(x_t) + (1 - 1 / sigma[:, None]) * eps
+
+    return _dsm(scaled, x0, alpha, sigma, eps)
+
+
+def _dsm_from_clean(
+    score: Field, x0: Tensor, alpha: Tensor, sigma: Tensor, eps: Tensor
+) -> Tensor:
+    def shifted(x_t: Tensor) -> Tensor:  # alpha is left out of x_t - alpha x0
+        return score(x_t) + ((alpha - 1) / sigma**2)[:, None] * x0
+
+    return _dsm(shifted, x0, alpha, sigma, eps)
+
+
+def _dsm_on(answer: Function, net: Function, g: Generator) -> Any:
+    batch = _noisy_batch(g)
+    x0, eps = torch.randn(2, len(batch["x0"]), 3, generator=g)
+    return answer(net, x0, batch["alpha"], batch["sigma"], eps)
+
+
+def _dsm_scalar(answer: Function, g: Generator) -> bool:
+    return _is_scalar(_dsm_on(answer, torch.nn.Linear(3, 3), g))
+
+
+def _dsm_trains(answer: Function, g: Generator) -> bool:
+    net, start = torch.nn.Linear(3, 3), g.get_state()
+    slopes = []
+    for loss_of in (answer, _dsm):
+        g.set_state(start)
+        loss = _dsm_on(loss_of, net, g)
+        if not loss.requires_grad:
+            return False
+        slopes += torch.autograd.grad(loss, net.weight)
+    return torch.allclose(*slopes, rtol=1e-3, atol=1e-4)
 
 
 dsm_loss = Exercise(
@@ -82,6 +117,10 @@ dsm_loss = Exercise(
             lambda *a: _dsm(*a, power=0.0),
         "the noise in the target is divided by sigma squared; x_t - alpha x0 would be":
             lambda *a: _dsm(*a, power=2.0),
+        "alpha is missing in the target, whose mean is alpha x0":
+            _dsm_from_clean,
+        "the loss is weighed by sigma squared; here no weight is asked":
+            _dsm_weighted,
         "the score is asked at the clean x0":
             lambda *a: _dsm(*a, noisy=False),
         "alpha is missing where x_t is made":
@@ -97,6 +136,14 @@ dsm_loss = Exercise(
         "a sum is taken over the batch, where a mean is asked":
             lambda *a: _dsm(*a) * len(a[1]),
     },
+    properties=(
+        Property(SHAPE, _dsm_scalar),
+        Property(
+            "its value is right, but its gradient does not reach the score's weights; "
+            "look for detach or no_grad",
+            _dsm_trains,
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -104,17 +151,23 @@ dsm_loss = Exercise(
 
 
 def _probed_batch(g: Generator) -> Inputs:
-    size, dim, count = _whole(4, 9, g), _whole(2, 5, g), _whole(2, 6, g)
+    size, dim, count = whole(4, 9, g), whole(2, 5, g), whole(2, 6, g)
     x = torch.randn(size, dim, generator=g)
     probes = torch.randn(count, size, dim, generator=g).sign()
-    return {"score": _field(dim, g), "x": x, "probes": probes}
+    return {"score": random_field(dim, g), "x": x, "probes": probes}
+
+
+def _sliced(score: Field, x: Tensor, probes: Tensor) -> Tensor:
+    value, slope = with_slope(score, x)
+    halves = 0.5 * (probes * value).sum(2).square().mean(0)
+    return (halves + _hutchinson(slope, probes)).mean()
 
 
 def _ism(
     score: Field, x: Tensor, probes: Tensor, trace: Function | None = None,
     half: float = 0.5,
 ) -> Tensor:  # fmt: skip
-    value, slope = _with_slope(score, x)
+    value, slope = with_slope(score, x)
     traces = (trace or _hutchinson)(slope, probes)
     return (half * value.square().sum(1) + traces).mean()
 
@@ -123,10 +176,17 @@ def _hutchinson(slope: Tensor, probes: Tensor) -> Tensor:
     return torch.einsum("pbi,bij,pbj->pb", probes, slope, probes).mean(0)
 
 
+def _ism_scalar(answer: Function, g: Generator) -> bool:
+    x = torch.randn(5, 3, generator=g)
+    return _is_scalar(answer(torch.nn.Linear(3, 3), x, x[None].sign()))
+
+
 def _trainable(answer: Function, g: Generator) -> bool:
     net = torch.nn.Linear(3, 3)
     x = torch.randn(5, 3, generator=g)
     loss = answer(net, x, torch.randn(2, 5, 3, generator=g).sign())
+    if not loss.requires_grad:
+        return False
     (slope,) = torch.autograd.grad(loss, net.weight, allow_unused=True)
     with torch.no_grad():
         s = net(x)
@@ -155,56 +215,17 @@ ism_estimate = Exercise(
             lambda *a: _ism(*a, trace=lambda J, p: 0.5 * _hutchinson(J, p)),
         "the sign of the trace is wrong":
             lambda *a: _ism(*a, trace=lambda J, p: -_hutchinson(J, p)),
+        "the score is squared along the probes, which is sliced score matching; "
+        "here its whole length is": _sliced,
         "the squared score is missing: this is the trace alone":
             lambda *a: _ism(*a, half=0.0),
     },
     properties=(
+        Property(SHAPE, _ism_scalar),
         Property(
             "its value is right, but the trace does not reach the network's weights; "
             "look at create_graph",
             _trainable,
         ),
     ),
-)  # fmt: skip
-
-
-# How far a field is from being a gradient
-
-
-def _points(g: Generator) -> Inputs:
-    dim = _whole(2, 6, g)
-    x = torch.randn(_whole(4, 9, g), dim, generator=g)
-    return {"score": _field(dim, g), "x": x}
-
-
-def _from_slope(read: Function) -> Function:
-    return lambda score, x: read(_with_slope(score, x)[1])
-
-
-def _size(matrix: Tensor) -> Tensor:
-    return matrix.square().sum((1, 2)).sqrt()
-
-
-asymmetry = Exercise(
-    "asymmetry",
-    draw=_points,
-    truth=_from_slope(lambda J: _size(J - J.mT)),
-    mistakes={
-        "the Jacobian and its transpose are added, where their difference is asked":
-            _from_slope(lambda J: _size(J + J.mT)),
-        "this is the norm of the Jacobian itself; nothing is transposed":
-            _from_slope(_size),
-        "the square root of the sum is missing":
-            _from_slope(lambda J: (J - J.mT).square().sum((1, 2))),
-        "each pair of axes is counted once; the sum runs over all i and j":
-            _from_slope(lambda J: _size(J - J.mT) / 2**0.5),
-        "the antisymmetric part has a factor one half that is not asked for":
-            _from_slope(lambda J: _size(J - J.mT) / 2),
-        "the divergence: the trace of the Jacobian":
-            _from_slope(lambda J: J.diagonal(dim1=1, dim2=2).sum(1)),
-        "absolute values are summed, where squares are":
-            _from_slope(lambda J: (J - J.mT).abs().sum((1, 2))),
-        "the norm runs over the batch too: one number a point is asked":
-            _from_slope(lambda J: (J - J.mT).norm().expand(len(J))),
-    },
 )  # fmt: skip

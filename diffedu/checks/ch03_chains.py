@@ -1,4 +1,4 @@
-"""Checks of chapter 3 that concern chains: a plan, an exclusion, an acceptance."""
+"""Checks of chapter 3 that concern chains: an exclusion, an acceptance."""
 
 from __future__ import annotations
 
@@ -8,91 +8,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from diffedu import samplers, schedules
-from diffedu.checks.machinery import Exercise, Function, Property
-from diffedu.worlds.mixtures import GaussianMixture
+from diffedu.checks.machinery import Exercise, Function
 
 Inputs = dict[str, Any]
 Energy = Callable[[Tensor], Tensor]
-CHAINS, BUDGET = 16_000, 100
-
-
-# A plan for annealed Langevin dynamics
-
-
-def _plan(answer: Function) -> tuple[Tensor, int, float]:
-    sigmas, steps, step = answer()
-    return torch.as_tensor(sigmas, dtype=torch.float64), int(steps), float(step)
-
-
-def _falls(answer: Function, g: Generator) -> bool:
-    return bool((_plan(answer)[0].diff() < 0).all())
-
-
-def _within_budget(answer: Function, g: Generator) -> bool:
-    sigmas, steps, _ = _plan(answer)
-    return len(sigmas) * steps <= BUDGET
-
-
-def _ends_low(answer: Function, g: Generator) -> bool:
-    return bool(_plan(answer)[0][-1] <= 0.5)
-
-
-def _stable(answer: Function, g: Generator) -> bool:
-    """Below 2 a step contracts at every level, whose narrowest width is sigma."""
-    return 0 < _plan(answer)[2] < 1
-
-
-def run_plan(
-    sigmas: Tensor, steps: int, step: float, g: Generator, chains: int = CHAINS
-) -> Tensor:
-    """Anneal chains from a square around two spots; the samples, shape (chains, 2).
-
-    Args:
-        sigmas: falling noise levels, shape (levels,).
-        steps: Langevin steps a level.
-        step: their size in units of sigma^2.
-        g: source of the start and the noise.
-        chains: how many.
-    """
-    centres = torch.tensor([[-5.0, -5.0], [5.0, 5.0]], dtype=torch.float64)
-    far = GaussianMixture([0.2, 0.8], centres, torch.ones(2))
-    path = schedules.ve(sigma_min=sigmas[-1].item() / 2, sigma_max=sigmas[0].item())
-    times = path.time_of_log_snr((-2 * sigmas.log()).clamp(min=path.log_snr(1.0)))
-    times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
-    x = 16 * torch.rand(chains, 2, generator=g, dtype=torch.float64) - 8
-    return samplers.annealed_langevin(
-        far.denoiser(path), x, times, steps_per_level=steps, step=step, generator=g
-    )
-
-
-def _weight_found(answer: Function, g: Generator) -> bool:
-    x = run_plan(*_plan(answer), g)
-    return abs((x.sum(1) > 0).double().mean().item() - 0.8) <= 0.06
-
-
-def _width_found(answer: Function, g: Generator) -> bool:
-    x = run_plan(*_plan(answer), g, chains=2000)
-    heavy = x[x.sum(1) > 0]
-    return bool((heavy.std(0) - 1).abs().max() < 0.2)
-
-
-annealing_plan = Exercise(
-    "annealing_plan",
-    properties=(
-        Property("the noise levels do not fall: annealing starts with most noise",
-                 _falls),
-        Property("it takes more than 100 steps, counting those of every level",
-                 _within_budget),
-        Property("its last noise level is above 0.5, too much to stop at", _ends_low),
-        Property("its step must lie between 0 and 1, in units of sigma squared",
-                 _stable),
-        Property("it misses the weight of the heavy spot by more than 0.06: points no "
-                 "longer change sides below some level, so look at what is spent above",
-                 _weight_found),
-        Property("it finds the weight, but the spots have a wrong width", _width_found),
-    ),
-)  # fmt: skip
 
 
 # One Langevin step on p1 / p2^strength
@@ -109,6 +28,13 @@ def _two_scores(g: Generator) -> Inputs:
         "step": 0.02 + 0.1 * float(torch.rand((), generator=g)),
         "z": z,
     }
+
+
+def _exclude_ncsn(
+    x: Tensor, score_1: Function, score_2: Function, strength: float, step: float,
+    z: Tensor,
+) -> Tensor:  # fmt: skip
+    return _exclude(x, score_1, score_2, strength, step / 2, z)
 
 
 def _exclude(
@@ -144,6 +70,10 @@ and_not_step = Exercise(
             lambda *a: _exclude(*a, noise=lambda d: d**0.5),
         "the noise is scaled by the step, not by a root of it":
             lambda *a: _exclude(*a, noise=lambda d: d),
+        "the noise is scaled by 2 step, and the root of it is missing":
+            lambda *a: _exclude(*a, noise=lambda d: 2 * d),
+        "the other paper's step: step / 2 before the score and root of step before "
+        "the noise; here it is step, and root of 2 step": _exclude_ncsn,
         "the noise is missing: this climbs and does not sample":
             lambda *a: _exclude(*a, noise=lambda d: 0.0),
     },
@@ -193,6 +123,12 @@ def _accept(*args: Any, **how: float) -> Tensor:
     return _log_accept(*args, **how).clamp(max=0).exp()
 
 
+def _accept_one_slope(energy: Energy, x: Tensor, y: Tensor, step: float) -> Tensor:
+    push = step * _slope(energy, x)
+    back, ahead = (x - y + push).square().sum(1), (y - x + push).square().sum(1)
+    return (energy(x) - energy(y) + (ahead - back) / (4 * step)).clamp(max=0).exp()
+
+
 accept_probability = Exercise(
     "accept_probability",
     draw=_proposal,
@@ -208,6 +144,8 @@ accept_probability = Exercise(
             lambda *a: _accept(*a, ratio=0.0),
         "the proposal moves up the energy; the score is minus its gradient":
             lambda *a: _accept(*a, sign=1.0),
+        "the gradient at x is used for the way back too, which starts from y":
+            _accept_one_slope,
         "the proposal's variance is taken to be step, where it is 2 step":
             lambda *a: _accept(*a, spread=2.0),
         "the logarithm is returned, not the probability":
