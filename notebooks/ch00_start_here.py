@@ -15,7 +15,7 @@
 # | surveys | none; it prepares for all |
 # | needs | nothing |
 # | study | 40 minutes |
-# | receipt | 2.4 minutes on one CPU thread, 481 MB |
+# | receipt | 27 seconds on one CPU thread, 488 MB |
 #
 # Click into the grey cell below and press **Shift+Enter**: it runs, and the next one
 # is chosen. Do so down to the end of the page. (*Run, Run All Cells* does it in one
