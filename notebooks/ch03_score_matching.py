@@ -5,8 +5,8 @@
 # on the likelihood. This chapter arrives at the same network from another side:
 # from the gradient of the log-density. After it you will be able to
 #
-# - fit a density without ever computing its normalising constant, in four ways,
-#   and say why the fourth, denoising, is the one in use;
+# - write four losses for a score, three of which need only samples and no
+#   normalising constant, and say why the fourth, denoising, is the one in use;
 # - sample with that gradient, see where this goes wrong, and mend it with
 #   noise;
 # - tell a score from an arbitrary vector field, combine two models by adding
@@ -18,7 +18,7 @@
 # | needs | ch01, ch02 |
 # | study | 6 hours |
 # | figures | F08, F09, F10, F13, F13b |
-# | receipt | 1.6 minutes on one CPU thread, 514 MB |
+# | receipt | 1.2 minutes on one CPU thread, 510 MB |
 
 # %%
 import matplotlib.pyplot as plt
@@ -64,10 +64,10 @@ x = world.sample(1000, torch.Generator().manual_seed(0))
 # For one Gaussian,
 # $\log p = -\|x-\mu\|^2 / (2\,\mathrm{std}^2) + \text{const}$, and the score is
 # a pull towards the mean, $(\mu - x)/\mathrm{std}^2$. A mixture averages the
-# pulls of its components, each weighed by the probability $p(k\mid x)$ that $x$
-# came from component $k$:
+# pulls of its components: the score is $\nabla p/p$, and the share of component
+# $i$ in $p$ is the probability $p(i\mid x)$ that $x$ came from it,
 #
-# $$\nabla_x\log p(x) = \sum_k p(k \mid x)\,\frac{\mu_k - x}{\mathrm{std}^2}.$$
+# $$\nabla_x\log p(x) = \sum_i p(i \mid x)\,\frac{\mu_i - x}{\mathrm{std}^2}.$$
 
 # %%
 def mixture_score(x):
@@ -97,9 +97,9 @@ assert_close(-gradient(energy, x), world.score(x))
 
 # %% [markdown]
 # Seen from above, the score is a wind that blows uphill on the density. Far
-# from all spots it points home and is strong. On top of a spot it is zero, and
-# it is zero once more on the pass between two of them. Look for the places
-# where neighbouring arrows disagree.
+# from all spots it points home and is strong (the picture shortens it there).
+# On top of a spot it is zero, and it is zero once more on the pass between two
+# of them. Look for the places where neighbouring arrows disagree.
 
 # %%
 axis = torch.linspace(-2.5, 2.5, 61, dtype=torch.float64)
@@ -126,8 +126,8 @@ ax.quiver(*places.T, *arrows.T, color=style.colour("score"), scale=55, width=0.0
 ax.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
 ax.set_title("The score points uphill on the density")
 style.show(fig, "Density of three spots in grey, with arrows of the score on a "
-           "grid. All arrows point towards the nearest spot; long ones are "
-           "shortened.")
+           "grid. Arrows point towards the spots; between two spots "
+           "neighbouring arrows part. Long ones are shortened.")
 
 # %% [markdown]
 # ## 3.2 Four losses for one thing
@@ -159,11 +159,10 @@ assert_close(esm(model, x), losses.explicit_score_matching(model, x, world.score
 # With real data $\nabla\log p$ is exactly what we do not have. Hyvärinen's idea
 # was to get rid of it by integrating by parts. Multiply the square out. The
 # term $\|s_\theta\|^2$ needs only samples, $\|\nabla\log p\|^2$ is a constant
-# for $\theta$, and the product of the two is, since
-# $p\,\nabla\log p = \nabla p$,
+# for $\theta$, and the cross term is, since $p\,\nabla\log p = \nabla p$,
 #
-# $$\int p\; s_\theta\cdot\nabla\log p\;dx = \int s_\theta\cdot\nabla p\;dx
-# = -\int p\;\operatorname{tr}\!\big(\nabla s_\theta\big)\,dx ,$$
+# $$-\int p\; s_\theta\cdot\nabla\log p\;dx = -\int s_\theta\cdot\nabla p\;dx
+# = \int p\;\operatorname{tr}\!\big(\nabla s_\theta\big)\,dx ,$$
 #
 # if $p\,s_\theta$ vanishes far out. What is left is **implicit score matching**
 # (Hyvärinen 2005, theorem 1), in which no true score occurs:
@@ -173,7 +172,8 @@ assert_close(esm(model, x), losses.explicit_score_matching(model, x, world.score
 # = L_\mathrm{ESM} - \tfrac12\mathbb E\|\nabla\log p\|^2 .$$
 #
 # The trace is $\sum_i \partial s_i/\partial x_i$. Each term is one pass
-# backwards, of which one column is kept.
+# backwards, of which one column is kept. `create_graph=True` lets us
+# differentiate this derivative once more, in $\theta$.
 
 # %%
 def trace(s, x):
@@ -255,6 +255,9 @@ assert_close(ours, theirs)
 #
 # $$L_\mathrm{SSM} = \mathbb E\,\Big[\xi^\top\nabla s_\theta(x)\,\xi
 # + \tfrac12\big(\xi^\top s_\theta(x)\big)^2\Big].$$
+#
+# Averaged over $\xi$ it is $L_\mathrm{ISM}$ again, because
+# $\mathbb E(\xi^\top s)^2 = \|s\|^2$. Here $\xi$ is normal.
 
 # %%
 def ssm(score, x, xi):
@@ -267,12 +270,12 @@ theirs = losses.sliced_score_matching(model, x, generator=seeded())
 assert_close(ssm(model, x, xi), theirs)
 
 # %% [markdown]
-# All three differentiate the network in $x$, and then in $\theta$, which is
-# slow, and none of them trains the diffusion models in use. **Denoising score
-# matching** does (Vincent 2011; 1907.05600, eq. 5). It gives up on $p$ itself
-# and asks for the score of the data *with noise*: of $q_\sigma$, the
-# distribution of $x_t = x_0 + \sigma\varepsilon$. In exchange no derivative is
-# left:
+# Implicit and sliced score matching differentiate the network in $x$, and then
+# in $\theta$, which is slow, and neither trains the diffusion models in use.
+# **Denoising score matching** does (Vincent 2011; 1907.05600, eq. 5). It gives
+# up on $p$ itself and asks for the score of the data *with noise*: of
+# $q_\sigma$, the distribution of $x_t = x_0 + \sigma\varepsilon$. In exchange
+# no derivative is left:
 #
 # $$L_\mathrm{DSM} = \tfrac12\,\mathbb E_{x_0,\,\varepsilon} \Big\| s_\theta(x_0
 # + \sigma\varepsilon) + \frac{\varepsilon}{\sigma} \Big\|^2 .$$
@@ -407,8 +410,11 @@ claim("F10", "the gradients agree within 5 s.e.; the denoiser is x + sigma^2 sco
       control_z=z_clean.max(), tweedie_below_1e5=bool(tweedie_error < 1e-5))
 
 # %% [markdown]
-# Now the dictionary between the chapters is complete. One number of the path,
-# $\sigma_t$, translates all of it:
+# Two of the six parameters do not notice the control's mistake: a test of one
+# number could miss it.
+#
+# Now the dictionary between the chapters is complete. Two numbers of the path,
+# $\alpha_t$ and $\sigma_t$, translate all of it:
 #
 # $$s_\theta(x_t, t) = -\frac{\hat\varepsilon}{\sigma_t} =
 # \frac{\alpha_t\,\hat x_0 - x_t}{\sigma_t^2} .$$
@@ -575,14 +581,17 @@ claim("F09", "near clean data a score is worst where data are rare; at noise 1 n
       ratio_at_noise_1=ratio[2], all_levels_at_0_1=ratio[1], control_untrained=ratio[3])
 
 # %% [markdown]
-# Read the numbers with care. *At the level 0.1*, the network of all levels is
-# hardly better in the rare places than the other one (a relative error of 0.26
-# to 0.30 against 0.29 to 0.32 on ten seeds): noise does not repair the score of
-# clean data. What it does is give us other densities, $q_1$ for one, for which
-# these places are not rare. A sampler can use them for the part of its way that
-# leads through the empty regions, and ask for the fine level only when it has
-# arrived. That is the plan of 3.6. (On ten seeds the ratio of the two quarters
-# was 2.6 to 3.1 for the single level, and 0.4 to 0.9 at noise 1.)
+# The error on the right is relative to the score. At the centre the score is
+# small, so that a small error counts more there, which is why the densest
+# quarter's curve rises. Read the numbers with care. *At the level 0.1*, the
+# network of all levels is hardly better in the rare places than the other one
+# (a relative error of 0.26 to 0.30 against 0.29 to 0.32 on ten seeds): noise
+# does not repair the score of clean data. What it does is give us other
+# densities, $q_1$ for one, for which these places are not rare. A sampler can
+# use them for the part of its way that leads through the empty regions, and
+# ask for the fine level only when it has arrived. That is the plan of 3.6. (On
+# ten seeds the ratio of the two quarters was 2.6 to 3.1 for the single level,
+# and 0.4 to 0.9 at noise 1.)
 
 # %% [markdown]
 # ## 3.5 Langevin dynamics
@@ -593,10 +602,10 @@ claim("F09", "near clean data a score is worst where data are rare; at noise 1 n
 #
 # $$x \leftarrow x + \delta\,\nabla\log p(x) + \sqrt{2\delta}\;z .$$
 #
-# As $\delta\to0$, $p$ is the one distribution that this leaves as it is.
-# (1907.05600, eq. 4 writes $\epsilon/2$ for our $\delta$; then the noise is
-# $\sqrt{\epsilon}\,z$. Both are right. Mixing them is the second panel of the
-# failure gallery.)
+# As $\delta\to0$, $p$ is the one distribution that this leaves as it is
+# (checked for a Gaussian below). (1907.05600, eq. 4 writes $\epsilon/2$ for
+# our $\delta$; then the noise is $\sqrt{\epsilon}\,z$. Both are right. Mixing
+# them is the second panel of the failure gallery.)
 
 # %%
 def langevin(score, x, step, steps, generator):
@@ -624,8 +633,10 @@ def langevin(score, x, step, steps, generator):
 #
 # This is the rule of Metropolis and Hastings on Langevin's proposal, called
 # **MALA** (Roberts & Tweedie 1996). It leaves $p$ exactly as it is, for any
-# $\delta$. Note what it asks for: a *ratio of densities*, that is a difference
-# of energies. A network that outputs only a score does not know it.
+# $\delta$, because $p(x)\,r(y\mid x)$ times the chance of acceptance is the
+# same with $x$ and $y$ exchanged: as much mass goes as comes back. Note what
+# it asks for: a *ratio of densities*, that is a difference of energies. A
+# network that outputs only a score does not know it.
 
 # %%
 def mala(log_p, score, x, step, generator):
@@ -634,8 +645,8 @@ def mala(log_p, score, x, step, generator):
     ahead = x + step * score(x)
     y = ahead + (2 * step) ** 0.5 * z
     back = y + step * score(y)
-    log_r = ((y - ahead).square() - (x - back).square()).sum(1) / (4 * step)
-    log_accept = log_p(y) - log_p(x) + log_r
+    log_ratio = ((y - ahead).square() - (x - back).square()).sum(1) / (4 * step)
+    log_accept = log_p(y) - log_p(x) + log_ratio
     chance = torch.rand(len(x), generator=generator, dtype=x.dtype)
     return torch.where((chance.log() < log_accept)[:, None], y, x)
 
@@ -725,9 +736,10 @@ print(f"exchanging the weights changes the score by less than 1e-30: {change < 1
 #
 # $$\delta_\sigma = \text{step}\cdot\sigma^2 ,$$
 #
-# where `step` is the paper's $\alpha_i/(2\sigma_i^2)$, the same at every level.
-# The last thing is one denoising, $x + \sigma^2 s_\theta$, which takes off the
-# smallest noise (2009.05475).
+# where `step` is the paper's $\alpha_i/(2\sigma_i^2)$, the same at every
+# level. The last thing is one denoising, $x + \sigma^2 s_\theta$, which takes
+# off the smallest noise (2009.05475). The grid of times ends at $t = 0$, the
+# data, where no step is taken; `times[-2]` is the lowest level.
 
 # %%
 def annealed(denoise, x, times, step, noise):
@@ -872,6 +884,11 @@ claim("ch03", "one network serves NCSN's and DDPM's samplers; without levels it 
       < min(distance["langevin"], distance["untrained"]), **distance)
 
 # %% [markdown]
+# With the exact score each step at one level covers a tenth of the way to the
+# data, and 200 of them bring every point onto the roll. What strays on the
+# left is the network's fault: it was asked where it had seen no data at that
+# level.
+#
 # NCSN and DDPM grew up apart. They train the same network with the same loss,
 # and one network serves both samplers. What differs is bookkeeping (variance
 # exploding against variance preserving), the list of levels, and the walk.
@@ -914,8 +931,8 @@ class EnergyNet(torch.nn.Module):
 
 # %% [markdown]
 # The library's has the same content, and the network then trains like any
-# other: same data, same loss, and as many steps as `free` had. Its forward pass
-# holds a backward pass, so that a step costs up to twice as much.
+# other: same data, same loss, and as many steps as `free` had. Its forward
+# pass holds a backward pass, which makes a step cost more.
 
 # %%
 torch.manual_seed(0)
@@ -996,12 +1013,13 @@ claim("F13b", "a free score net has curl, the gradient of an energy only roundin
       swd_energy=swd["energy"], swd_floor=swd["floor"], log_ratio_error=log_error)
 
 # %% [markdown]
-# Samples of the two come out about equally well, though the mean curl was 0.18
-# to 0.33 on ten seeds; so the curl does little harm there; the same was found
-# on images (Salimans & Ho 2021). The points on the right lie on parallel
-# strands, one a spot: the *relative height* of two spots is learned only
-# through the rare region between them, which is where every score net is
-# weakest.
+# The samples of the energy net are a little farther from the data than those
+# of the free one (the printed distances, with the floor beside them). On ten
+# seeds they were closer in six, while the mean curl was 0.18 to 0.33: it does
+# no visible harm there. The same was found on images (Salimans & Ho 2021). The
+# points on the right lie on parallel strands, one a spot: the
+# *relative height* of two spots is learned only through the rare region
+# between them, which is where every score net is weakest.
 #
 # The curl hurts where a density is wanted. To get a log-ratio from a free field
 # one would integrate it along a path from one point to the other, and with curl
@@ -1052,9 +1070,10 @@ def recover(x_t, sigma, delta, generator):
     return y
 
 # %% [markdown]
-# The gradient of the *negative* log-likelihood is the energy's gradient in
-# $\theta$ at the data minus that at the recovered points. Data are from
-# $\mathcal N(2, 0.5^2)$.
+# The gradient of the *negative* log-likelihood is the energy's mean gradient
+# in $\theta$ at the data minus that at the recovered points; the second term
+# comes from $\nabla_\theta\log Z = -\mathbb E_{p_\theta}[\nabla_\theta E]$.
+# Data are from $\mathcal N(2, 0.5^2)$.
 
 # %%
 optimiser = torch.optim.Adam([theta], lr=0.03)
@@ -1089,8 +1108,9 @@ report("ch03", "recovery likelihood finds mean 2 and std 0.5", mean=round(mean, 
 # $$\nabla\log\,(p_1\, p_2)_\sigma \ \neq\ \nabla\log q_{1,\sigma}
 # + \nabla\log q_{2,\sigma} \qquad\text{for } \sigma > 0 .$$
 #
-# Two standard Gaussians show it. Their product has variance $1/2$, and with
-# noise $1/2+\sigma^2$. The sum of the noised scores belongs to a Gaussian of
+# (On the left is the product, normalised and *then* noised.) Two standard
+# Gaussians show it. Their product has variance $1/2$, and with noise
+# $1/2+\sigma^2$. The sum of the noised scores belongs to a Gaussian of
 # variance $(1+\sigma^2)/2$. The two agree at $\sigma=0$ alone; at $\sigma = 1$
 # it is 1.5 against 1.
 #
@@ -1101,7 +1121,7 @@ report("ch03", "recovery likelihood finds mean 2 and std 0.5", mean=round(mean, 
 # %%
 def product_of(p, q):
     """The exact product of two mixtures of round spots, all of one width."""
-    variance = p.spectrum[0, 0]
+    variance = p.spectrum[0, 0]  # of every spot
     gap = (p.means[:, None] - q.means).square().sum(-1)
     weights = p.weights[:, None] * q.weights * (-gap / (4 * variance)).exp()
     centres = ((p.means[:, None] + q.means) / 2).reshape(-1, 2)
@@ -1150,9 +1170,10 @@ both = Composed([first.denoiser(path), second.denoiser(path)], [1.0, 1.0])
 # The remedy of (2302.11552): do not believe that the walk lands on
 # $q_{1,\sigma}\,q_{2,\sigma}$. Make that product the *target* of MALA at each
 # level, where the summed score is right by definition, and let the walk only
-# hand the points on from level to level. Samplers take a function
-# `after(x, step)` for such purposes. The step size follows the width of the
-# spots at that level, for the reason given in 3.6.
+# hand the points on from level to level. Samplers take a function `after(x,
+# step)` for such purposes; `step.s` is the time where the step arrives. MALA's
+# step size follows the width of the spots at that level, for the reason given
+# in 3.6.
 
 # %%
 def correction(count, generator):
@@ -1230,12 +1251,13 @@ claim("F13", "summed scores make modes too narrow; 3 MALA steps at least halve i
 
 # %% [markdown]
 # The widths are right after three steps a level. (On ten seeds they were 0.187
-# to 0.191 without, and within 0.003 of the exact 0.247 with three.) The weights
-# are *not*, even after ten: the result is still biased, and by a lot. It is the
-# trouble of 3.5 again. MALA is exact only in the limit of many steps, and at
-# the low levels no chain crosses over. At the high levels chains do cross, but
-# there noise hides that the right spots disagree, and the weights settle near a
-# half. More steps at the middle levels help; no finite number makes it exact.
+# to 0.191 without, and within 0.003 of the exact 0.247 with three.) The
+# weights are *not*, even after ten: the result is still biased, and by a lot.
+# It is the trouble of 3.5 again. MALA keeps the product if it has it, but
+# reaches it only after many steps, and at the low levels no chain crosses
+# over. At the high levels chains do cross, but there noise hides that the
+# right spots disagree, and the weights settle near a half. More steps at the
+# middle levels should help; no finite number makes it exact.
 #
 # ### "This, and not that"
 #
@@ -1289,28 +1311,31 @@ for ax, points, (name, title) in zip(axes, (target, kept), titles.items(), stric
     style.scatter(ax, points[:2000], colour, 3, 1.9, title)
     shade = style.colour("learned")
     ax.add_patch(plt.Circle((1, 0), 0.6, fill=False, ls="--", color=shade))
+    ax.axvline(0.35, color=style.colour("truth"), lw=0.8, ls=":")
     ax.set_xlabel("$x_1$")
 axes[0].set_ylabel("$x_2$")
 style.show(fig, "Two rings of spots whose mass lies on the left; the dashed circle "
-           "is the excluded blob. Few exact samples lie in it, and a few more "
+           "is the excluded blob, and a dotted line marks where the right "
+           "side begins. Few exact samples lie in it, and a few more "
            "of subtracted scores.")
 claim("ch03", "subtracting a score takes over two thirds off the excluded side",
       shares["sampled"] < shares["before"] / 3, **shares)
 
 # %% [markdown]
 # Most of the mass has moved, but less than should have (0.066 to 0.078 is left
-# on ten seeds): a difference of noised scores is no more the score of the
-# noised quotient than a sum is. Exclusion returns in chapter 9 as the negative
-# prompt of guidance, where $u + \text{scale}\,(c - u)$ is a sum of scores in
-# which one strength is below zero. What was said here holds there as well.
+# on ten seeds). One reason: a difference of noised scores is no more the score
+# of the noised quotient than a sum is. Exclusion returns in chapter 9 as the
+# negative prompt of guidance, where $u + \text{scale}\,(c - u)$ is a sum of
+# scores in which one strength, $1 - \text{scale}$, is below zero if the scale
+# is above 1. What was said here holds there as well.
 
 # %% [markdown]
 # ## 3.9 Failure gallery
 #
 # Six classics, drawn on purpose. Circles mark two standard deviations around
-# each mean. Four of the failures start from perfect samples of `world` and take
-# 200 Langevin steps with the exact score, so that every fault is the reader's
-# own.
+# each mean. Four of the failures start from perfect samples of `world` and
+# take 200 Langevin steps with the exact score, so that every fault is the
+# programmer's own.
 
 # %%
 def misstep(delta, noise_size, sign=1.0):
@@ -1391,7 +1416,7 @@ style.show(fig, "Six failures: a large step swells the spots, half the noise pow
 # | spots swell, or NaN | a step above the variance of the narrowest spot |
 # | samples too tight | the 2 under the root |
 # | samples collapse onto a few points | noise left out of the step |
-# | everything flies apart | the sign: a score points towards the data |
+# | points fly apart or pile up between spots | the sign of the score |
 # | samples look like the start | a step that is not scaled by $\sigma^2$ |
 # | a loss of huge, jumping values | the weight $\sigma^2$; $\sigma$ too close to 0 |
 
