@@ -18,7 +18,7 @@
 # | needs | ch01, ch02 |
 # | study | 6 hours |
 # | figures | F08, F09, F10, F13, F13b |
-# | receipt | 1.2 minutes on one CPU thread, 510 MB |
+# | receipt | 1.8 minutes on one CPU thread, 531 MB |
 
 # %%
 import matplotlib.pyplot as plt
@@ -1228,7 +1228,7 @@ def draw_counts(ax):
     ax.annotate("width", (6, 0.12), color=style.colour("mala"))
     ax.annotate("dotted: exact", (3, 0.77))
     ax.set(xlabel="MALA steps a level", ylim=(0, 1), xticks=counts)
-    ax.set_title("MALA mends the width")
+    ax.set_title("Width mended, weight not", fontsize=10)
 
 # %% tags=["F13"]
 fig, axes = plt.subplots(1, 4, figsize=(11, 3.1))
