@@ -34,7 +34,7 @@ DRAWS, LEAST_WRONG, LEAST_HINTS = 20, 3, 3
 
 
 def chapter(path: Path) -> str:
-    return path.stem[:4]
+    return path.stem.split("_")[0]
 
 
 def checks_module(name: str) -> ModuleType:
@@ -54,7 +54,9 @@ def wrong_answers(name: str) -> dict[str, list[tuple[Any, str]]]:
 
 
 CHECKED = sorted(
-    p.stem for p in Path(diffedu.checks.__file__).parent.glob("ch[0-9][0-9].py")
+    p.stem
+    for p in Path(diffedu.checks.__file__).parent.glob("ch[0-9][0-9]*.py")
+    if "_" not in p.stem
 )
 ALL_CHECKS = [(n, e) for n in CHECKED for e in exercises_of(checks_module(n))]
 WRONG_CASES = [

@@ -148,7 +148,7 @@ def same_text(released: Any, exercise: Any) -> None:
     assert [c.id for c in released.cells] == [c.id for c in exercise.cells]
 
 
-@pytest.mark.parametrize("script", SOLUTIONS, ids=lambda p: p.stem[:4])
+@pytest.mark.parametrize("script", SOLUTIONS, ids=lambda p: p.stem.split("_")[0])
 def test_a_chapter_becomes_an_assignment(script, tmp_path):
     released = Classroom(tmp_path, script).release()
     exercise = nbformat.read(COURSE.exercise(script.stem), as_version=4)
@@ -156,7 +156,9 @@ def test_a_chapter_becomes_an_assignment(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", [s for s in SOLUTIONS if s.stem[:4] == "ch01"], ids=lambda p: p.stem[:4]
+    "script",
+    [s for s in SOLUTIONS if s.stem[:4] == "ch01"],
+    ids=lambda p: p.stem.split("_")[0],
 )
 def test_a_real_chapter_is_graded(script, tmp_path):
     room = Classroom(tmp_path, script)

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("notebooks", "solutions")
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python"}
 RECEIPT_ROW = re.compile(r"^((?:# )?\| receipt \|).*$", re.M)
-NUMBERED = re.compile(r"^# (\d+)\. (.+)$", re.M)
+NUMBERED = re.compile(r"^# (\d+[a-z]?)\. (.+)$", re.M)
 ROLES = ("solution", "check", "answer", "task")
-FIGURE = re.compile(r"F\d\d\d?[a-z]?|A-\d")
+FIGURE = re.compile(r"F\d\d\d?[a-z]?|A-T?\d")
 OTHER_TAGS = ("raises-exception",)
 
 
@@ -66,7 +66,7 @@ class Course:
 class Header:
     """What a chapter's first cell says of it."""
 
-    number: int
+    number: str
     title: str
     surveys: str
     needs: str
@@ -159,7 +159,7 @@ def header(nb: Any, where: str = "the notebook") -> Header:
     _refuse(bool(missing), f"{where}: the header table lacks {', '.join(missing)}")
     figures = tuple(re.findall(FIGURE, rows.get("figures", "")))
     kept = (rows["surveys"], rows["needs"], rows["study"], figures, rows["receipt"])
-    return Header(int(title[1]), title[2], *kept)
+    return Header(title[1], title[2], *kept)
 
 
 def with_receipt(text: str, words: str) -> str:

@@ -129,7 +129,7 @@ def _row(course: Course, stem: str, head: Header) -> str:
     cells = (
         f"[{head.number}. {head.title}](notebooks/{stem}.ipynb)",
         head.study,
-        re.sub(r"ch0?(\d+)", r"\1", head.needs),
+        re.sub(r"ch0?(\d+[a-z]?)", r"\1", head.needs),
         time,
         memory,
         f"[open](exercises/{stem}.ipynb)" if there else "",
