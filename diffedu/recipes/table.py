@@ -122,7 +122,7 @@ def shapes_net(**options: Any) -> Callable[[int], Denoiser]:
 DIGITS = Size(8, 128, 1600)
 FEW = Size(8, 128, 400)
 FEWER = Size(8, 128, 100)
-GPU, CPU = Size(32, 128, 12_000), Size(16, 64, 4_000)
+GPU, CPU = Size(32, 128, 12_000), Size(16, 24, 4_000)
 
 RECIPES = {
     recipe.name: recipe
