@@ -27,7 +27,7 @@ TOP = CHAIN.snr(CHAIN.t_max).rsqrt().item()
 EDM = schedules.edm(TOP)  # the same levels of noise, with the signal left as it is
 STRETCH = hypot(1, TOP)  # from the chain's points to EDM's at the start
 
-LOOKS = (10, 20, 40)
+LOOKS = (10, 20, 40)  # divisors of 1000: diffusers' DDIM steps by 1000 // steps
 TIMED = 20
 POINTS, CROWD = 1024, 2**15  # a distance between samples needs more of them
 
@@ -52,7 +52,7 @@ class Accuracy:
 def ring(dtype: torch.dtype = torch.float32) -> GaussianMixture:
     """Eight narrow Gaussians on a circle, of unit variance in all."""
     angle = torch.arange(8, dtype=dtype) * (2 * pi / 8)
-    means = 1.4 * torch.stack([angle.cos(), angle.sin()], dim=1)
+    means = (2 - 2 * 0.1**2) ** 0.5 * torch.stack([angle.cos(), angle.sin()], dim=1)
     return GaussianMixture(torch.ones(8, dtype=dtype), means, means.new_full((8,), 0.1))
 
 
@@ -124,61 +124,71 @@ def theirs(
 
 def single_look(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
     """The methods that look once a step: who walks from x, shape (B, 2)."""
-    import diffusers as theirs_all
+    import diffusers
 
     even, fine, wide = samplers.time_grid(CHAIN, looks), karras(looks), x * STRETCH
-    plain = {"clip_sample": False, "timestep_spacing": "trailing"}
-    chain = partial(theirs, x=x, steps=looks)
-    multistep = partial(
-        chain,
-        theirs_all.DPMSolverMultistepScheduler,
-        looks=fine[:-1],
-        reads="x0",
-        use_karras_sigmas=True,
-        prediction_type="sample",
+    trailing = partial(
+        theirs,
+        x=x,
+        steps=looks,
+        looks=even[:-1],
+        clip_sample=False,
+        timestep_spacing="trailing",
     )
-    found = {
+    euler = theirs(
+        diffusers.EulerDiscreteScheduler,
+        wide,
+        looks,
+        fine[:-1],
+        use_karras_sigmas=True,
+    )
+    return {
         "DDIM": {
             "diffedu": ours(samplers.ddim, CHAIN, x, even),
-            "diffusers": chain(theirs_all.DDIMScheduler, looks=even[:-1], **plain),
+            "diffusers": trailing(diffusers.DDIMScheduler),
         },
         ANCESTRAL: {
             "diffedu": ours(samplers.ancestral, CHAIN, x, even),
-            "diffusers": chain(
-                theirs_all.DDPMScheduler, looks=even[:-1], noisy=True, **plain
-            ),
+            "diffusers": trailing(diffusers.DDPMScheduler, noisy=True),
         },
         "Euler": {
             "diffedu": ours(samplers.euler, EDM, wide, on_edm(fine)),
-            "diffusers": theirs(
-                theirs_all.EulerDiscreteScheduler,
-                wide,
-                looks,
-                fine[:-1],
-                use_karras_sigmas=True,
-            ),
-        },
-        "DPM-Solver++ 2M": {
-            "diffedu": ours(samplers.dpm_solver_pp_2m, CHAIN, x, fine),
-            "diffusers": multistep(),
+            "diffusers": euler,
         },
     }
-    third = getattr(samplers, "dpm_solver_pp_3m", None)
-    if third is not None:
-        found["DPM-Solver++ 3M"] = {
-            "diffedu": ours(third, CHAIN, x, fine),
-            "diffusers": multistep(solver_order=3),
-        }
+
+
+def multistep(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
+    """The multistep solvers that both have: who walks from x, shape (B, 2)."""
+    import diffusers
+
+    times, found = karras(looks), {}
+    for order, name in ((2, "dpm_solver_pp_2m"), (3, "dpm_solver_pp_3m")):
+        sampler = getattr(samplers, name, None)
+        if sampler is not None:
+            found[f"DPM-Solver++ {order}M"] = {
+                "diffedu": ours(sampler, CHAIN, x, times),
+                "diffusers": theirs(
+                    diffusers.DPMSolverMultistepScheduler,
+                    x,
+                    looks,
+                    times[:-1],
+                    reads="x0",
+                    use_karras_sigmas=True,
+                    prediction_type="sample",
+                    solver_order=order,
+                ),
+            }
     return found
 
 
 def double_look(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
     """The methods of TWICE from x, shape (B, 2), with 2 (looks // 2) - 1 looks.
 
-    Of diffusers' singlestep solvers none is DPM-Solver-2: the one that it has takes
-    points of the list for the middle of a step, and keeps x0 where this keeps eps.
+    diffusers' singlestep solver is no DPM-Solver-2: it takes points of the list for
+    the middle of a step, and keeps x0 (to keep eps is deprecated there).
     """
-    import diffusers as theirs_all
+    import diffusers
 
     steps, wide = looks // 2, x * STRETCH
     times = karras(steps)
@@ -193,13 +203,13 @@ def double_look(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
     return {
         "Heun": {
             "diffedu": ours(samplers.heun, EDM, wide, on_edm(times)),
-            "diffusers": second(theirs_all.HeunDiscreteScheduler, looks=at_ends),
+            "diffusers": second(diffusers.HeunDiscreteScheduler, looks=at_ends),
         },
         "DPM-Solver-2": {
             "diffedu": ours(samplers.dpm_solver_2, EDM, wide, on_edm(times)),
-            "diffusers": second(theirs_all.KDPM2DiscreteScheduler, looks=halfway),
+            "diffusers": second(diffusers.KDPM2DiscreteScheduler, looks=halfway),
             SINGLESTEP: theirs(
-                theirs_all.DPMSolverSinglestepScheduler,
+                diffusers.DPMSolverSinglestepScheduler,
                 x,
                 2 * steps - 1,
                 once[:-1],
@@ -214,14 +224,14 @@ def double_look(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
 
 def contenders(looks: int, x: Tensor) -> dict[str, dict[str, Prepare]]:
     """Who runs each method, ours first, from x of shape (B, 2) on the chain."""
-    return single_look(looks, x) | double_look(looks, x)
+    return single_look(looks, x) | multistep(looks, x) | double_look(looks, x)
 
 
 def exact_end(x: Tensor, steps: int = 600) -> Tensor:
     """Where the ODE leads from x, shape (B, 2): in double precision, fine steps."""
-    denoise = ring(torch.float64).denoiser(CHAIN)
-    times = samplers.time_grid(CHAIN, steps, "karras")
-    return samplers.dpm_solver_2(denoise, x.double(), times)
+    denoise = ring(torch.float64).denoiser(EDM)
+    times = samplers.time_grid(EDM, steps, "karras")
+    return samplers.dpm_solver_2(denoise, x.double() * STRETCH, times)
 
 
 def distance(end: Tensor, exact: Tensor) -> float:
