@@ -160,6 +160,15 @@ def test_table_of_a_gpu_says_what_is_launches() -> None:
     assert "| a net | by hand | 86% |" in all_of_it
 
 
+def test_notes_speak_of_third_order_where_it_was_measured() -> None:
+    about = {"points": 1, "crowd": 2, "looks timed": 3, "third order": True}
+    about["distance between two crowds"] = 0.01234
+    said = bench.errors_explained(about)
+    assert said.endswith(bench.THIRD_ORDER) and "are 0.012 apart" in said
+    about["third order"] = False
+    assert bench.THIRD_ORDER not in bench.errors_explained(about)
+
+
 def test_notes_say_where_the_rows_of_a_gpu_are() -> None:
     about = {"parameters": {"diffedu": 658019}, "gpu": None}
     assert "appear where there is one" in bench.unets(about)
@@ -249,7 +258,7 @@ def test_told_levels_are_those_where_diffusers_stands() -> None:
 def test_one_method_ends_at_one_place_in_both_libraries(walkers) -> None:
     """Equal steps on equal levels from equal points, so equal ends, noise and all."""
     for method, who in walkers.items():
-        if method == "DPM-Solver++ 3M":  # they differ in the last steps
+        if method == "DPM-Solver++ 3M":  # diffusers halves the second derivative
             continue
         ours, theirs = (who[name]()() for name in ("diffedu", "diffusers"))
         worst = (ours - theirs).abs().max()
