@@ -28,6 +28,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "features",
     "losses",
     "metrics",
     "nets",
