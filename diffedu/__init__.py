@@ -5,6 +5,7 @@ looks inside it.
 """
 
 from diffedu import (
+    features,
     losses,
     metrics,
     nets,
@@ -28,6 +29,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "features",
     "features",
     "losses",
     "metrics",
