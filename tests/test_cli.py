@@ -81,7 +81,7 @@ def test_figures_all(figures):
 
 def test_train_hands_its_names_on(monkeypatch):
     module = ModuleType("diffedu.recipes")
-    module.main = lambda names: len(names)
+    module.main = lambda names, device, fresh: len(names)
     monkeypatch.setitem(sys.modules, "diffedu.recipes", module)
     monkeypatch.setattr(cli, "_exists", lambda name: True)
     assert cli.main(["train", "digits"]) == 1

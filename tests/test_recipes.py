@@ -141,9 +141,9 @@ def test_the_command_lists_recipes_and_answers_mistakes(capsys):
 def test_the_command_trains(capsys, monkeypatch, tmp_path):
     tiny = vars(RECIPES["digits_unet"]) | {"preview": few("digits_unet")}
     monkeypatch.setitem(RECIPES, "digits_unet", recipes.Recipe(**tiny))
-    monkeypatch.setattr("diffedu.recipes.train.train.__kwdefaults__", {
-        **recipes.train.__kwdefaults__, "folder": tmp_path, "runs": tmp_path / "runs",
-    })  # fmt: skip
+    places = {"folder": tmp_path, "runs": tmp_path / "runs"}
+    defaults = recipes.train.__kwdefaults__ | places
+    monkeypatch.setattr(recipes.train, "__kwdefaults__", defaults)
     assert cli.main(["train", "digits_unet", "--device", "cpu", "--fresh"]) == 0
     assert json.loads((tmp_path / "digits_unet.json").read_text())["steps"] == 3
     assert "3 steps at 8 pixels on cpu" in capsys.readouterr().out
