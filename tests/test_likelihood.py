@@ -53,12 +53,13 @@ def test_divergence_of_images_counts_every_pixel() -> None:
 
 @pytest.mark.parametrize("kind", likelihood.PROBES)
 def test_hutchinson_is_unbiased(kind: str) -> None:
-    x = torch.randn(3, 2, generator=seeded()).double()
-    probes = likelihood.draw_probes(x, 20_000, kind, seeded(1))
+    x = torch.tensor([[0.3, 0.8]]).double().expand(20_000, 2)
+    probes = likelihood.draw_probes(x, 2, kind, seeded(1))
     u, each = likelihood.hutchinson_divergence(twist, x, probes)
-    _, exact = likelihood.exact_divergence(twist, x)
+    _, exact = likelihood.exact_divergence(twist, x[:1])
     assert_close(u, twist(x))
-    assert within(each.mean(0), exact, each.std(0) / 20_000**0.5)
+    assert each.shape == (2, 20_000)
+    assert within(each.mean(), exact, each.std() / 40_000**0.5)
 
 
 def test_variance_of_both_kinds_of_probes() -> None:
@@ -66,11 +67,11 @@ def test_variance_of_both_kinds_of_probes() -> None:
 
     Here S has the diagonal 2 (cos x1, 3 x2^2) and 1 - 2 beside it.
     """
-    x = torch.tensor([[0.3, 0.8]]).double()
+    x = torch.tensor([[0.3, 0.8]]).double().expand(40_000, 2)
     diagonal = torch.tensor([math.cos(0.3), 3 * 0.64])
     want = {"rademacher": 1.0, "gaussian": 1.0 + 2 * diagonal.square().sum().item()}
     for kind, variance in want.items():
-        probes = likelihood.draw_probes(x, 40_000, kind, seeded(2))
+        probes = likelihood.draw_probes(x, 1, kind, seeded(2))
         _, each = likelihood.hutchinson_divergence(twist, x, probes)
         assert each.var().item() == pytest.approx(variance, rel=0.06)
 
@@ -146,7 +147,7 @@ def test_against_an_adaptive_solver_of_scipy() -> None:
     def slope(t, y):
         h, x = 1e-5, y[:2]
         ahead, back = (
-            [velocity(t, x + sign * h * e)[i] for i, e in enumerate(torch.eye(2))]
+            [velocity(t, x + sign * h * e)[i] for i, e in enumerate(torch.eye(2).numpy())]
             for sign in (1, -1)
         )
         grown = sum(a - b for a, b in zip(ahead, back, strict=True)) / (2 * h)
@@ -180,12 +181,12 @@ def test_one_probe_has_no_standard_error() -> None:
     assert found.standard_error.isnan().all() and found.log_prob.isfinite().all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(std=st.floats(0.1, 1.5), dim=st.integers(1, 4))
 def test_a_gaussian_of_any_width_and_dimension(std: float, dim: int) -> None:
     data, path = gaussian(std, dim), schedules.log_linear()
     x0 = data.sample(6, seeded(1))
-    found = likelihood.log_prob(data.denoiser(path), x0, steps=80)
+    found = likelihood.log_prob(data.denoiser(path), x0, steps=60)
     # the prior is right for unit variance only: what is missing is of order alpha^2
     assert_close(found.log_prob, data.log_prob(x0), rtol=0, atol=0.02)
 
@@ -327,7 +328,7 @@ def test_a_worse_denoiser_pays_for_its_errors() -> None:
 
 
 def test_the_bound_knows_only_the_ends_of_the_path() -> None:
-    data, n, ends = mixture(), 500, (-9.0, 9.0)
+    data, n, ends = mixture(), 500, (-7.5, 9.0)
     x0, found = data.sample(n, seeded(12)), {}
     for name in ("linear", "cosine", "flow", "ve", "sub_vp"):
         denoise = data.denoiser(schedules.by_name(name))
@@ -352,20 +353,21 @@ def test_it_is_the_loss_named_likelihood() -> None:
     assert within(loss.mean(), bound.diffusion.mean(), error)
 
 
-def test_a_chains_bound_comes_down_to_the_continuous_one() -> None:
-    data, path, n = gaussian(0.5, 2), schedules.log_linear(9.0, -12.0), 300
-    x0 = data.sample(n, seeded(17))
-    finest = likelihood.continuous_bound(
-        data.denoiser(path), x0, looks=60, ends=(-12.0, 9.0), generator=seeded(18)
-    )
-    totals = []
-    for steps in (10, 40, 160):
-        bound = losses.variational_bound(
-            data.denoiser(path), x0, path.chain(steps), generator=seeded(19)
+def test_a_chains_kl_terms_come_down_to_the_integral() -> None:
+    """Their sum is the integral's upper Riemann sum, between the chain's own ends."""
+    data, path, n = gaussian(0.5, 2), schedules.log_linear(9.0, -12.0), 400
+    x0, denoise, extra = data.sample(n, seeded(17)), data.denoiser(path), []
+    for steps in (10, 100):
+        chain = path.chain(steps)
+        bound = losses.variational_bound(denoise, x0, chain, generator=seeded(19))
+        ends = [(a / (1 - a)).log().item() for a in chain.alpha_bar[[-1, 0]]]
+        integral = likelihood.continuous_bound(
+            denoise, x0, looks=100, ends=tuple(ends), generator=seeded(18)
         )
-        totals.append(2 * bound.total.mean().item())
-    assert totals[0] > totals[1] > totals[2]
-    assert totals[2] - finest.total.mean().item() < 0.2
+        gap = 2 * bound.steps[:, 1:].sum(1) - integral.diffusion
+        extra.append((gap.mean().item(), gap.std().item() / n**0.5))
+    assert extra[0][0] > 1.0 and extra[0][0] > 4 * extra[1][0]
+    assert -5 * extra[1][1] < extra[1][0] < 0.3 + 5 * extra[1][1]
 
 
 def test_bins_turn_the_last_term_into_that_of_levels() -> None:
