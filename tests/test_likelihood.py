@@ -122,13 +122,13 @@ def test_it_is_the_same_for_every_parametrisation(predicts: str) -> None:
 
 
 def test_errors_fall_with_the_methods_order() -> None:
-    path, x0 = schedules.cosine(), points(20)
+    path, x0 = schedules.cosine(), points(10)
     denoise, errors = mixture().denoiser(path), {}
-    best = likelihood.log_prob(denoise, x0, steps=800).log_prob
+    best = likelihood.log_prob(denoise, x0, steps=500).log_prob
     for method in ("euler", "heun"):
         found = [
             likelihood.log_prob(denoise, x0, steps=n, method=method).log_prob - best
-            for n in (40, 80)
+            for n in (35, 70)
         ]
         errors[method] = [f.abs().mean().item() for f in found]
     assert 1.6 < errors["euler"][0] / errors["euler"][1] < 2.6
@@ -138,7 +138,7 @@ def test_errors_fall_with_the_methods_order() -> None:
 def test_against_an_adaptive_solver_of_scipy() -> None:
     """scipy's RK45 on x and its log-density at once, the divergence by differences."""
     integrate = pytest.importorskip("scipy.integrate")
-    path, x0 = schedules.linear(), points(3)
+    path, x0 = schedules.linear(), points(2)
     denoise = mixture().denoiser(path)
 
     def velocity(t, x):
@@ -147,7 +147,10 @@ def test_against_an_adaptive_solver_of_scipy() -> None:
     def slope(t, y):
         h, x = 1e-5, y[:2]
         ahead, back = (
-            [velocity(t, x + sign * h * e)[i] for i, e in enumerate(torch.eye(2).numpy())]
+            [
+                velocity(t, x + sign * h * e)[i]
+                for i, e in enumerate(torch.eye(2).numpy())
+            ]
             for sign in (1, -1)
         )
         grown = sum(a - b for a, b in zip(ahead, back, strict=True)) / (2 * h)
@@ -157,7 +160,7 @@ def test_against_an_adaptive_solver_of_scipy() -> None:
     ends, start = (path.t_min, path.t_max), path.alpha(path.t_min).item()
     for each, x in enumerate(x0):
         begin = [*(start * x).tolist(), 2 * math.log(start)]
-        end = integrate.solve_ivp(slope, ends, begin, rtol=1e-7, atol=1e-8).y[:, -1]
+        end = integrate.solve_ivp(slope, ends, begin, rtol=1e-6, atol=1e-7).y[:, -1]
         assert found.latent[each].tolist() == pytest.approx(end[:2], abs=2e-3)
         assert found.volume[each].item() == pytest.approx(end[2], abs=5e-3)
 
@@ -264,9 +267,7 @@ def test_the_code_is_that_of_log_prob_and_of_a_known_gaussian() -> None:
     data, path = gaussian(0.4, 3), schedules.cosine()
     x0 = data.sample(8, seeded(7))
     latent = likelihood.encode(data.denoiser(path), x0, steps=100)
-    assert_close(
-        latent, likelihood.log_prob(data.denoiser(path), x0, steps=100).latent
-    )
+    assert_close(latent, likelihood.log_prob(data.denoiser(path), x0, steps=100).latent)
     assert_close(latent, (x0 - data.means) / 0.4, rtol=0, atol=0.02)
 
 
@@ -303,7 +304,7 @@ def test_with_the_exact_score_the_bound_is_tight(path) -> None:
 
 
 def test_a_worse_denoiser_pays_for_its_errors() -> None:
-    """With x0_hat off by a constant c, the integral grows by (snr high - low) c^2 / 2."""
+    """With x0_hat off by c everywhere, it grows by (snr high - snr low) c^2 / 2."""
     data, path, n = mixture(), schedules.log_linear(6.0, -12.0), 2000
 
     class Off(torch.nn.Module):
