@@ -22,8 +22,8 @@ style.use()
 # The sub-VP SDE (2011.13456, eq. 12) has a linear rate
 # $\beta(t) = \beta_{\min} + (\beta_{\max}-\beta_{\min})\,t$ and
 #
-# $$dx = -\tfrac12\beta(t)\,x\,dt + \sqrt{\beta(t)\,\big(1-e^{-2B(t)}\big)}\;dw,
-# \qquad B(t) = \int_0^t\beta(s)\,ds .$$
+# $$dx = -\tfrac12\beta(t)\,x\,dt + \sqrt{\beta(t)\,\big(1-e^{-2\Gamma(t)}\big)}\;dw,
+# \qquad \Gamma(t) = \int_0^t\beta(s)\,ds .$$
 #
 # Solve $\dot m = f m$ and $\dot V = 2fV + g^2$ with $m(0)=1$, $V(0)=0$, and write
 # `sub_vp(t, beta_min, beta_max)`: `t` of shape (N,) in [0, 1], the rates numbers.
@@ -34,22 +34,22 @@ style.use()
 # <details><summary>Hint 1: a nudge</summary>
 #
 # The drift is VP's, so $\alpha$ is too. For $V$, guess: what would $V$ be if it were
-# a power of $1-e^{-B}$?
+# a power of $1-e^{-\Gamma}$?
 #
 # </details>
 #
 # <details><summary>Hint 2: the equation</summary>
 #
-# $B = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$, $\alpha = e^{-B/2}$,
-# and $V = (1-e^{-B})^2$ solves the second equation: both sides are
-# $2\beta e^{-B}(1-e^{-B})$.
+# $\Gamma = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$,
+# $\alpha = e^{-\Gamma/2}$, and $V = (1-e^{-\Gamma})^2$ solves the second equation: both
+# sides are $2\beta e^{-\Gamma}(1-e^{-\Gamma})$.
 #
 # </details>
 #
 # <details><summary>Hint 3: the shape of the code</summary>
 #
 # One line each for `beta`, `total`, and the three results. `-torch.expm1(-total)` is
-# $1-e^{-B}$ without loss of digits near $t=0$.
+# $1-e^{-\Gamma}$ without loss of digits near $t=0$.
 #
 # </details>
 

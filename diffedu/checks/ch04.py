@@ -64,7 +64,7 @@ sub_vp = Exercise(
     truth=_sub_vp,
     returns=("alpha", "sigma", "g"),
     mistakes={
-        "sigma is that of the VP path: V is the square of 1 - e^(-B), not it":
+        "sigma is that of the VP path, which has more noise":
             lambda *a: _sub_vp(*a, power=0.5),
         "the variance is returned, where the standard deviation is asked":
             lambda *a: _sub_vp(*a, power=2.0),

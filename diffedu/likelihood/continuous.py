@@ -138,7 +138,7 @@ def _reconstruction(
 ) -> Tensor:
     """-log N(x0; x / alpha, (sigma / alpha)^2) at the clean end, over elements: (B,).
 
-    Source: (arXiv 2107.00630, section 3.3).
+    Source: (arXiv 2107.00630).
     """
     level = x0.new_tensor(-log_snr)  # log (sigma / alpha)^2
     mean = x0 + (0.5 * level).exp() * normal_like(x0, generator)

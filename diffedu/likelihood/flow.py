@@ -77,7 +77,7 @@ def dequantize(
         bin_width: the distance of two neighbouring levels (1/8 for the digits).
         generator: source of the noise.
 
-    Source: (arXiv 1511.01844, section 3.1).
+    Source: (arXiv 1511.01844).
     """
     require(bin_width > 0, f"bin_width must be above 0, got {bin_width}")
     device = generator.device if generator is not None else x0.device

@@ -119,7 +119,7 @@ class Schedule(ABC):
         Raises:
             ValueError: where alpha is 0, or a rate is infinite.
 
-        Source: (arXiv 2011.13456, eq. 5); this form (arXiv 2107.00630, appendix).
+        Source: (arXiv 2011.13456, eq. 5).
         """
         t = as_time(t)
         alpha, sigma = self.coefficients(t)
