@@ -1091,7 +1091,8 @@ likelihood.log_prob(exact, data, times=samplers.time_grid(vp, 50))
 #   the dequantisation noise. We take fixed steps, which makes the order visible,
 #   and 24 digits.
 # - VDM also *learns* the schedule, to reduce the variance of the loss, and gives the
-#   network Fourier features of $x_t$ (2107.00630). Better training for the ODE's likelihood: 2101.09258, 2305.03935.
+#   network Fourier features of $x_t$ (2107.00630). Better training for the ODE's
+#   likelihood: 2101.09258, 2305.03935.
 # - Proofs. The reversal needs conditions on $p_t$ (Anderson 1982); for the bound in
 #   continuous time see 2106.02808.
 # - SDEs whose noise depends on $x$ do not occur in this course.
