@@ -93,8 +93,8 @@ def forward_sde(path, t):
 # The library has this as `path.sde(t)`. Three paths carry names in the literature.
 # **VP**, variance preserving, is the one above. **VE**, variance exploding, has
 # $\alpha = 1$ and therefore no drift: $f=0$, $g=\sqrt{2\sigma\dot\sigma}$
-# (2011.13456, eq. 9). The third, **sub-VP**, was made for likelihoods (eq. 12): it
-# has the drift of VP and a smaller $\sigma = 1-\alpha^2$ in place of
+# (2011.13456, eq. 9). The third, **sub-VP**, gave that paper its best likelihoods
+# (eq. 12). It has the drift of VP and a smaller $\sigma = 1-\alpha^2$ in place of
 # $\sqrt{1-\alpha^2}$, and its $g^2$ is $\beta\,(1-\alpha^4)$. Is it, by our formula?
 
 # %%
@@ -848,7 +848,7 @@ def correlation(a, b):
     return ((a * b).sum(0) / (a.norm(dim=0) * b.norm(dim=0))).mean().item()
 
 # %% [markdown]
-# A plain correlation is too easy a test in the plane. Codes lie roughly where their
+# A plain correlation is too mild a test in the plane. Codes lie roughly where their
 # points lie, so any two maps that only rescale would agree well. We therefore also
 # take off what a straight line in $x_0$ explains, and correlate the rest: where
 # within its spot a point ends, and how spots are bent to fill a round cloud. As

@@ -404,7 +404,7 @@ style.show(fig, "Error of encoding and decoding against steps on logarithmic axe
 # An energy-based model may use any network; sampling is a long Markov chain, and
 # chains that don't mix lose mode weights. Diffusion covers (a regression at every
 # data point and noise level, and a bound on the likelihood) and has quality (any
-# network, easy small steps); it pays with tens to thousands of calls a sample.
+# network, small steps); it pays with tens to thousands of calls a sample.
 #
 # (b) Exact: the flow, and the diffusion model read as an ODE, up to the solver's
 # error (with probes: up to noise). A bound: VAE, and diffusion as an SDE. None: GAN;
