@@ -11,10 +11,10 @@ from diffedu.likelihood.flow import (
     METHODS,
     Likelihood,
     decode,
-    dequantize,
     encode,
     log_prob,
 )
+from diffedu.likelihood.levels import dequantize
 
 __all__ = [
     "METHODS",

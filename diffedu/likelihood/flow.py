@@ -64,27 +64,6 @@ class Likelihood:
         return -self.log_prob / (dimensions * log(2)) + offset
 
 
-def dequantize(
-    x0: Tensor, bin_width: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """x0 with uniform noise over its bin, so that levels become a density.
-
-    The mean of -log p of the result, plus log(1 / bin_width) an element, bounds
-    -log P of the levels from above.
-
-    Args:
-        x0: data on levels, shape (B, ...).
-        bin_width: the distance of two neighbouring levels (1/8 for the digits).
-        generator: source of the noise.
-
-    Source: (arXiv 1511.01844).
-    """
-    require(bin_width > 0, f"bin_width must be above 0, got {bin_width}")
-    device = generator.device if generator is not None else x0.device
-    u = torch.rand(x0.shape, dtype=x0.dtype, device=device, generator=generator)
-    return x0 + bin_width * (u.to(x0.device) - 0.5)
-
-
 def _rising(schedule: Schedule, times: Tensor | None, steps: int) -> Tensor:
     """The walk's times turned round, (N + 1,); by default even in log-SNR."""
     if times is None:

@@ -14,12 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffedu.errors import (
-    capturing,
-    require,
-    require_same_device,
-    require_same_shape,
-)
+from diffedu.errors import capturing, require, require_same_device, require_same_shape
 from diffedu.tensors import normal_like, per_sample
 
 LOWEST_LOG_SNR = -12.0  # sampling starts where alpha / sigma is e^-6
@@ -114,12 +109,8 @@ class Schedule(ABC):
     def sde(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """f and g of dx = f x dt + g dw, the SDE with this path's marginals.
 
-        f = alpha'/alpha and g^2 = 2 sigma (sigma' - f sigma), each of t's shape.
-
-        Raises:
-            ValueError: where alpha is 0, or a rate is infinite.
-
-        Source: (arXiv 2011.13456, eq. 5).
+        f = alpha'/alpha and g^2 = 2 sigma (sigma' - f sigma), each of t's shape () or
+        (B,); ValueError where alpha is 0 or a rate infinite (arXiv 2011.13456, eq. 5).
         """
         t = as_time(t)
         alpha, sigma = self.coefficients(t)
