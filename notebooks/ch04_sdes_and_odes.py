@@ -808,7 +808,7 @@ exact_nats = -world.log_prob(fresh)
 def two_models(denoise, x0):
     """The ODE's -log p and the SDE's bound, in nats, for each sample."""
     ode = -likelihood.log_prob(denoise, x0.float(), steps=60).log_prob
-    bound = likelihood.continuous_bound(denoise, x0.float(), looks=60,
+    bound = likelihood.continuous_bound(denoise, x0.float(), looks=200,
                                         generator=seeded(12))
     return ode, bound.total.detach()
 
