@@ -134,6 +134,8 @@ generator = torch.Generator().manual_seed(0)
 runs = {name: simulate(path, start, 1000, generator) for name, path in shown.items()}
 
 # %%
+titles = {"VP": "VP forgets the start", "VE": "VE drowns it",
+          "sub-VP": "sub-VP: quieter at first"}
 fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.1))
 clock = torch.linspace(0, 1, 1001).double()
 for ax, (name, path) in zip(axes, shown.items(), strict=True):
@@ -143,7 +145,7 @@ for ax, (name, path) in zip(axes, shown.items(), strict=True):
     ax.plot(clock, alpha, color=shade)
     ax.fill_between(clock, alpha - 2 * sigma, alpha + 2 * sigma, color=shade,
                     alpha=0.25)
-    ax.set(xlabel="time $t$", title=name)
+    ax.set(xlabel="time $t$", title=titles[name])
 axes[0].set_ylabel("$x_t$ from $x_0 = 1$")
 style.show(fig, "Twelve simulated paths for each of VP, VE and sub-VP inside the band "
            "of two standard deviations around the mean. VP and sub-VP fall to 0 "
@@ -263,7 +265,7 @@ six = torch.linspace(-1.5, 1.5, 6, dtype=torch.float64)[:, None]
 tracks = {}
 for name in ("euler_maruyama", "heun"):
     walk = samplers.walk(samplers.SAMPLERS[name], line.denoiser(vp), six, down,
-                         generator=torch.Generator().manual_seed(2))
+                         generator=torch.Generator().manual_seed(8))
     tracks[name] = torch.stack([six, *(step.x for step in walk)])[:, :, 0]
 
 # %%
