@@ -902,7 +902,7 @@ claim("F11", "two nets give a point nearly the same code",
 # The second number is the one that counts. An untrained network's codes may have
 # something in common with a trained one's beyond a line (on three pairs of seeds 0.07
 # to 0.52), but never what two trained ones have (0.996 and more on these pairs). And
-# the way back returns each point.
+# the way back returns each point; exercise 5 asks how much that proves.
 #
 # ## 4.9 On the digits
 #
