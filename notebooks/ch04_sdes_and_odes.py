@@ -19,7 +19,7 @@
 # | needs | ch01, ch02, ch03 |
 # | study | 7 hours |
 # | figures | F11, F12 |
-# | receipt | 2.7 minutes on one CPU thread, 2071 MB |
+# | receipt | 4.3 minutes on one CPU thread, 1834 MB |
 
 # %%
 import matplotlib.pyplot as plt
