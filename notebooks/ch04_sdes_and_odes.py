@@ -958,11 +958,12 @@ report("ch04", "bits a pixel by the bound, for the log-SNR where it ends", log_s
        levels=levels_bits, dequantised=soft_bits)
 
 # %% [markdown]
-# At a log-SNR of 6 the noise is nearly a bin wide, and both bounds stand near the
-# ODE's number. Later they grow. On levels, $\hat\varepsilon$ could be exact there
-# (round, and subtract), but this network was hardly shown such small noise, and goes on
-# paying. On dequantised images it pays more still: it was trained on levels, so it
-# takes the noise *within* a bin for noise of the path.
+# At a log-SNR of 6 or 7 the noise is not much narrower than a bin, and both bounds
+# stand near the ODE's number. Later they grow. On levels, $\hat\varepsilon$ could be
+# exact (round, and subtract), but this network was hardly shown such small noise, and
+# goes on paying. On dequantised images nobody can tell the noise so far down, and the
+# last term makes up for that. But this network was trained on levels: it takes the
+# spread *within* a bin for noise of the path, and does worse than not to guess.
 #
 # VDM's network learns to round, with the help of sines of the pixels' values
 # (Fourier features), and can afford to end late. Papers quote such numbers for images
