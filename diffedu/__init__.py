@@ -6,6 +6,7 @@ looks inside it.
 
 from diffedu import (
     features,
+    likelihood,
     losses,
     metrics,
     nets,
@@ -30,7 +31,7 @@ __all__ = [
     "GaussianMixture",
     "Prediction",
     "features",
-    "features",
+    "likelihood",
     "losses",
     "metrics",
     "nets",

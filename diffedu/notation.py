@@ -110,6 +110,22 @@ TABLE: dict[str, list[Symbol]] = {
             "guidance: 0 unconditional, 1 conditional; papers' w is scale - 1",
         ),
     ],
+    "SDE and ODE": [
+        Symbol(
+            "f, g",
+            "f, g",
+            "schedule.sde(t)",
+            "drift and size of noise: dx = f x dt + g dw",
+        ),
+        Symbol("dw", "dw", "", "increment of Brownian motion, sqrt(dt) z"),
+        Symbol(
+            r"\kappa",
+            "kappa",
+            "kappa",
+            "share of the noise on the way back: 1 SDE, 0 ODE",
+        ),
+        Symbol(r"\xi", "xi", "probes", "random probe of a trace, E[xi xi^T] = I"),
+    ],
     "Shapes": [
         Symbol("B", "B", "B", "samples in a batch"),
         Symbol("D", "D", "D", "dimensions of a vector"),

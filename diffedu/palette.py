@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "ve": PURPLE,
         "edm": SKY,
         "flow": BLACK,
+        "sub_vp": BROWN,
     },
     "predictions": {
         "eps": BLUE,

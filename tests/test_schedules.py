@@ -15,7 +15,7 @@ from diffedu import samplers, schedules
 from diffedu.schedules import Chain
 
 CONTINUOUS = {name: path for name, path in PATHS.items() if path.steps is None}
-PRESERVING = [n for n in PATHS if n not in ("ve", "edm", "flow")]
+PRESERVING = [n for n in PATHS if n not in ("ve", "edm", "flow", "sub_vp")]
 times = st.floats(1e-5, 1 - 1e-6)
 
 
@@ -275,6 +275,7 @@ def test_a_log_snr_that_the_path_never_has_is_refused() -> None:
         lambda: schedules.log_linear(-1.0, 1.0),
         lambda: schedules.ve(1.0, 0.5),
         lambda: schedules.edm(0.0),
+        lambda: schedules.sub_vp(2.0, 1.0),
     ],
 )
 def test_impossible_constants_are_refused(make) -> None:

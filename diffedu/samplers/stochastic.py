@@ -72,8 +72,7 @@ def ancestral(look: Look, x: Tensor, times: Tensor, *, variance: str = "small") 
 def euler_maruyama(look: Look, x: Tensor, times: Tensor) -> Walk:
     """The reverse SDE dx = (f x - g^2 score) dt + g dw by Euler's method.
 
-    x has shape (B, ...), times (steps + 1,). On any path f = alpha'/alpha and
-    g^2 = 2 sigma (sigma' - f sigma).
+    x has shape (B, ...), times (steps + 1,); f and g are `schedule.sde(t)`.
 
     Source: (arXiv 2011.13456, eq. 6); Anderson (1982).
     """
@@ -83,19 +82,11 @@ def euler_maruyama(look: Look, x: Tensor, times: Tensor) -> Walk:
         seen = look(x, t)
         reached = seen.x0
         if s > 0:
-            drift, spread = _reverse_sde(seen)
+            drift, spread = (c.item() for c in look.schedule.sde(t))
             length = (t - s).item()
             move = combine(drift * -length, x, spread**2 * length, seen.score)
             reached = combine(spread * length**0.5, noise(x, index), 1.0, x + move)
         x = yield Step(index, t, s, x, reached, seen)
-
-
-def _reverse_sde(seen: Prediction) -> tuple[float, float]:
-    """The forward SDE's f and g at the prediction's time."""
-    alpha, sigma = seen.at.alpha, seen.at.sigma
-    alpha_rate, sigma_rate = seen.at.rates
-    drift = alpha_rate / alpha
-    return drift, (2 * sigma * (sigma_rate - drift * sigma)) ** 0.5
 
 
 def _length(x: Tensor) -> Tensor:

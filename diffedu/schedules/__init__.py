@@ -9,6 +9,7 @@ from diffedu.schedules.catalogue import (
     linear,
     log_linear,
     sigmoid,
+    sub_vp,
     ve,
 )
 from diffedu.schedules.chain import Chain, Table, from_betas
@@ -20,7 +21,12 @@ from diffedu.schedules.preserving import (
     Sigmoid,
     VariancePreserving,
 )
-from diffedu.schedules.straight import EDM, Flow, VarianceExploding
+from diffedu.schedules.straight import (
+    EDM,
+    Flow,
+    SubVariancePreserving,
+    VarianceExploding,
+)
 
 __all__ = [
     "CATALOGUE",
@@ -32,6 +38,7 @@ __all__ = [
     "LogLinear",
     "Schedule",
     "Sigmoid",
+    "SubVariancePreserving",
     "Table",
     "VarianceExploding",
     "VariancePreserving",
@@ -43,5 +50,6 @@ __all__ = [
     "linear",
     "log_linear",
     "sigmoid",
+    "sub_vp",
     "ve",
 ]

@@ -5,10 +5,16 @@ from __future__ import annotations
 from diffedu.errors import lookup
 from diffedu.schedules.path import Schedule
 from diffedu.schedules.preserving import Cosine, Linear, LogLinear, Sigmoid
-from diffedu.schedules.straight import EDM, Flow, VarianceExploding
+from diffedu.schedules.straight import (
+    EDM,
+    Flow,
+    SubVariancePreserving,
+    VarianceExploding,
+)
 
 linear, cosine, sigmoid, log_linear = Linear, Cosine, Sigmoid, LogLinear
 ve, edm, flow = VarianceExploding, EDM, Flow
+sub_vp = SubVariancePreserving
 
 CATALOGUE = {
     "linear": linear,
@@ -18,6 +24,7 @@ CATALOGUE = {
     "ve": ve,
     "edm": edm,
     "flow": flow,
+    "sub_vp": sub_vp,
 }
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffedu.errors import capturing, require_same_device, require_same_shape
+from diffedu.errors import capturing, require, require_same_device, require_same_shape
 from diffedu.tensors import normal_like, per_sample
 
 LOWEST_LOG_SNR = -12.0  # sampling starts where alpha / sigma is e^-6
@@ -105,6 +105,23 @@ class Schedule(ABC):
     def snr(self, t: Tensor | float) -> Tensor:
         """alpha^2 / sigma^2, the signal-to-noise ratio (arXiv 2107.00630, eq. 2)."""
         return self.log_snr(t).exp()
+
+    def sde(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """f and g of dx = f x dt + g dw, the SDE with this path's marginals.
+
+        f = alpha'/alpha and g^2 = 2 sigma (sigma' - f sigma), each of t's shape () or
+        (B,); ValueError where alpha is 0 or a rate infinite (arXiv 2011.13456, eq. 5).
+        """
+        t = as_time(t)
+        alpha, sigma = self.coefficients(t)
+        require(
+            capturing() or bool((alpha > 0).all()),
+            f'alpha is 0 on the path "{self.name}" at t={t.max().item():g}, and its '
+            f"SDE divides by it; ask up to schedule.t_max = {self.t_max:g}",
+        )
+        alpha_rate, sigma_rate = self.rates(t)
+        drift = alpha_rate / alpha
+        return drift, (2 * sigma * (sigma_rate - drift * sigma)).sqrt()
 
     @property
     def terminal_snr(self) -> float:

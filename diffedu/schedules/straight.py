@@ -1,4 +1,4 @@
-"""The paths that leave the variance alone: VE, EDM and flow."""
+"""The paths that do not keep the variance: VE, EDM, flow and sub-VP."""
 
 from __future__ import annotations
 
@@ -77,3 +77,39 @@ class Flow(Schedule):
 
     def _time_of_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-0.5 * log_snr)
+
+
+@dataclass(frozen=True)
+class SubVariancePreserving(Schedule):
+    """The linear path's alpha with less noise: sigma = 1 - alpha^2, not its root.
+
+    Its variance stays below the VP path's, and meets it at both ends.
+
+    Source: (arXiv 2011.13456, eq. 12).
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    name = "sub_vp"
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.beta_min <= self.beta_max
+        require(ok, "sub_vp needs 0 < beta_min <= beta_max")
+
+    def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        total = self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+        return torch.exp(-0.5 * total), -torch.expm1(-total)
+
+    def rates(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """-beta alpha / 2 and beta alpha^2, of t's shape () or (B,)."""
+        t = as_time(t)
+        alpha = self._alpha_sigma(t)[0]
+        beta = self.beta_min + (self.beta_max - self.beta_min) * t
+        return -0.5 * beta * alpha, beta * alpha**2
+
+    def _time_of_log_snr(self, log_snr: Tensor) -> Tensor:
+        # sigma / alpha = 1 / alpha - alpha = 2 sinh(total / 2)
+        total = 2 * torch.asinh(0.5 * torch.exp(-0.5 * log_snr))
+        slope = self.beta_max - self.beta_min
+        root = (self.beta_min**2 + 2 * slope * total).sqrt()
+        return 2 * total / (self.beta_min + root)
