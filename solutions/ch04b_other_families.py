@@ -351,4 +351,21 @@ print(f"short of the truth by less than a tenth of a nat: {bool(true - found < 0
 # </details>
 
 # %% [markdown] tags=["answer:which_model", "points:4"]
-# PLACEHOLDER
+# (a) (i) One pass: GAN or VAE; the flow still makes one pass through six networks.
+# Not the EBM, whose chain takes hundreds of steps. (ii) RealNVP, which is exact by
+# construction. The VAE has a bound, diffusion an ODE solver whose error must be
+# checked; not the GAN, which has none, and not the EBM above two dimensions, where
+# no grid gives $Z$. (iii) Diffusion, or whoever is trained by likelihood, which
+# charges without limit for data that got no mass; not the GAN, whose loss doesn't
+# ask. (iv) Diffusion, or an EBM if a likelihood isn't needed; not a VAE, GAN or flow,
+# which map one connected cloud continuously, so that bridges are built in.
+#
+# (b) VAE: coverage and speed. RealNVP: coverage and speed. GAN: speed and, with
+# tuning, quality. EBM: quality, and coverage as far as its chains have it; not speed.
+# Diffusion: quality and coverage.
+#
+# (c) The GAN's bridges: with five far spots and a two-dimensional $z$ the shape of the
+# map decides, while on images the distance between kinds matters less than detail,
+# for which a judge is a better teacher than a squared error. Nor the grid's
+# likelihood, which has no counterpart there. (Other answers are as good if they name a
+# reason that changes with the dimension.)

@@ -45,6 +45,23 @@ def test_flops_are_those_of_the_matrix_products():
     assert both == (3 * forward - 2 * 10 * 3 * 8, 1)
 
 
+def test_flops_are_those_of_torchs_counter():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, x = RealNVP(3, 4, width=8), torch.randn(10, 3)
+    with FlopCounterMode(display=False) as counter:
+        model.loss(x).backward()
+    cost = families.count(lambda: model.loss(x).backward())
+    assert cost.flops == counter.get_total_flops() > 0
+
+
+def test_a_gradient_inside_of_a_loss_is_counted():
+    """A step of Langevin goes forwards, and backwards to x alone."""
+    model = EnergyModel(3, width=8, depth=1)
+    cost = families.count(lambda: families.langevin(model, torch.randn(10, 3), 0.1, 4))
+    assert cost.flops == 4 * 2 * (2 * 10 * (3 * 8 + 8))
+
+
 def test_calls_are_counted_and_the_hook_goes():
     net = families.mlp(2, 2)
     cost = families.count(lambda: [net(torch.zeros(1, 2)) for _ in range(4)], net)

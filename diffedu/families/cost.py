@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from diffedu.errors import require
 from diffedu.nets.conditions import require_positive
@@ -47,6 +48,25 @@ class Cost(NamedTuple):
     calls: int
 
 
+class _Products(TorchDispatchMode):
+    """Adds up the operations of every product, by torch's own table of them.
+
+    torch's FlopCounterMode would do, but refuses a gradient inside of a loss.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        of_one = flop_registry.get(func._overloadpacket)
+        if of_one is not None:
+            self.flops += of_one(*args, **kwargs, out_val=out)
+        return out
+
+
 def count(run: Callable[[], Any], network: nn.Module | None = None) -> Cost:
     """Run a function once and count what it costs.
 
@@ -65,20 +85,17 @@ def count(run: Callable[[], Any], network: nn.Module | None = None) -> Cost:
         f"count takes a function, got {type(run).__name__}; write count(lambda: ...)",
         TypeError,
     )
-    calls = 0
-
-    def tick(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-
-    hook = network.register_forward_hook(tick) if network is not None else None
+    calls: list[None] = []
+    hook = None
+    if network is not None:
+        hook = network.register_forward_hook(lambda *_: calls.append(None))
     try:
-        with FlopCounterMode(display=False) as counter:
+        with _Products() as products:
             run()
     finally:
         if hook is not None:
             hook.remove()
-    return Cost(counter.get_total_flops(), calls)
+    return Cost(products.flops, len(calls))
 
 
 def require_points(x: torch.Tensor, dim: int, name: str = "x") -> None:
