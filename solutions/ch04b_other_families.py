@@ -358,7 +358,8 @@ print(f"short of the truth by less than a tenth of a nat: {bool(true - found < 0
 # no grid gives $Z$. (iii) Diffusion, or whoever is trained by likelihood, which
 # charges without limit for data that got no mass; not the GAN, whose loss doesn't
 # ask. (iv) Diffusion, or an EBM if a likelihood isn't needed; not a VAE, GAN or flow,
-# which map one connected cloud continuously, so that bridges are built in.
+# which map one connected cloud in one pass of a smooth function, so that bridges are
+# built in. (Diffusion's ODE is continuous too, but twenty passes can be steep.)
 #
 # (b) VAE: coverage and speed. RealNVP: coverage and speed. GAN: speed and, with
 # tuning, quality. EBM: quality, and coverage as far as its chains have it; not speed.
