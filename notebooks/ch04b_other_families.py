@@ -917,8 +917,8 @@ claim("ch04b", "diffusion has the best quality and likelihood on three seeds, an
 # train and to sample; its noise is right and its bridges are wide. **RealNVP**
 # has the same bridges as thin filaments, and the only exact likelihood. The
 # **GAN** draws lines, where the truth has spots: its samples have no noise of
-# their own, so that spread and quality say little about density, and on three
-# seeds it differs most from itself. The **EBM** pays hundreds of network calls
+# their own, so that spread and quality say little about density. None of its
+# three numbers is foreseen by the loss. The **EBM** pays hundreds of network calls
 # for one sample, and each step of its training contains such a walk. The
 # **diffusion model** is nearest to the truth in quality, coverage and nats. It
 # has its bridges too (look between the spots), and its spread is below 1. For a
