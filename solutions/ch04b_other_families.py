@@ -321,7 +321,7 @@ def loss_and_walk(x, generator):
 
 # %%
 *_, last = training.fit(energy, loss_and_walk, lambda step: ring(256, draws),
-                        steps=400, lr=5e-3, ema=0.98, progress=False, capture=False,
+                        steps=800, lr=5e-3, ema=0.98, progress=False, capture=False,
                         generator=draws)  # fmt: skip
 test = ring(4000, draws)
 found = -last.ema(test).mean() - last.ema.log_partition()
@@ -364,7 +364,7 @@ print(f"short of the truth by less than a tenth of a nat: {bool(true - found < 0
 # built in. (Diffusion's ODE is continuous too, but twenty passes can be steep.)
 #
 # (b) VAE: coverage and speed. RealNVP: coverage and speed. GAN: speed and, with
-# tuning, quality. EBM: quality, and coverage as far as its chains have it; not speed.
+# tuning, quality. EBM: coverage, and quality with longer training; not speed.
 # Diffusion: quality and coverage.
 #
 # (c) The GAN's bridges: with five far spots and a two-dimensional $z$ the shape of the
