@@ -660,7 +660,7 @@ energy = make_energy(0)
 
 # %% [markdown]
 # To sample, 300 steps from uniform noise. And the likelihood, by a grid: the
-# honest way, which exists in two dimensions only.
+# honest way, which exists in very few dimensions only.
 
 # %%
 def sample_energy(model, n, seed, steps=300):
@@ -771,8 +771,9 @@ report("ch04b", "the share of samples at a spot, after 1,000 steps",
 # %% [markdown]
 # Now cost. Seconds depend on the machine, so we count: floating-point
 # operations in products of matrices, and how often a network is called for one
-# sample. The library's `count` runs a function under torch's own counter.
-# Backwards costs about twice as much as forwards, which the counter sees too.
+# sample. The library's `count` runs a function and adds up its products, by
+# torch's own table of what each costs. Backwards costs about twice as much as
+# forwards, and is counted too.
 
 # %%
 NETWORK = {"vae": lambda m: m.decoder, "realnvp": lambda m: m.couplings[0].net,
@@ -1000,7 +1001,7 @@ for step in range(301):
 # %% [markdown]
 # **An EBM whose chains are not persistent.** Every training step starts its
 # chains anew from uniform noise (`restart=1`) and walks ten steps. Training
-# looks healthy, and ten-step walks even end near the spots. But the energy has
+# looks healthy, and most ten-step walks even end near a spot. But the energy has
 # only learned where to push noise in ten steps (1904.09770; 1903.12370). As a
 # *density* it is wrong: the grid says so, and so does a longer walk, which
 # starts to tell the spots' weights apart, by far too much.
