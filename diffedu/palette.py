@@ -62,6 +62,14 @@ GROUPS: dict[str, dict[str, str]] = {
         "dsm": SKY,
         "ssm": ORANGE,
     },
+    "families": {
+        "vae": ORANGE,
+        "realnvp": BLUE,
+        "gan": PURPLE,
+        "energy": GREEN,
+        "diffusion": VERMILION,
+        "truth": BLACK,
+    },
     "classes": {
         "0": BLUE,
         "1": VERMILION,
