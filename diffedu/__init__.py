@@ -5,6 +5,7 @@ looks inside it.
 """
 
 from diffedu import (
+    families,
     features,
     likelihood,
     losses,
@@ -30,6 +31,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "families",
     "features",
     "likelihood",
     "losses",
