@@ -53,7 +53,7 @@ def _raised(path: Schedule, t: Tensor, growth: float) -> Tensor:
     if growth == 0:
         return t
     raised = (path.log_snr(t).exp() / (1 + growth) ** 2).log()
-    return path.time_of_log_snr(raised.clamp(min=path.log_snr(1.0)))
+    return path.time_of_log_snr(raised.clamp(min=path.log_snr(1.0))).clamp(min=t)
 
 
 def _noised(path: Schedule, x: Tensor, t: Tensor, t_hat: Tensor, z: Tensor) -> Tensor:
