@@ -4,7 +4,16 @@ Every model is a denoiser on a noising path; the rest makes, wraps, walks one, o
 looks inside it.
 """
 
-from diffedu import losses, metrics, nets, samplers, schedules, training, worlds
+from diffedu import (
+    losses,
+    metrics,
+    nets,
+    recipes,
+    samplers,
+    schedules,
+    training,
+    worlds,
+)
 from diffedu.denoiser import Clipped, Denoiser
 from diffedu.notation import notation
 from diffedu.prediction import Prediction
@@ -23,6 +32,7 @@ __all__ = [
     "metrics",
     "nets",
     "notation",
+    "recipes",
     "samplers",
     "schedules",
     "training",
