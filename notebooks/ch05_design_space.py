@@ -840,7 +840,7 @@ claim("F17", "it does not mend a wrong score: the error grows",
 # helps a given network depends on which error is larger, the solver's or the
 # network's, and has to be tried. The paper tuned the four numbers by grid
 # search for each network; its best networks gained nothing from churn on
-# CIFAR-10, and still gained on ImageNet (2206.00364, section 4). Exercise 5
+# CIFAR-10, and still gained on ImageNet (2206.00364, section 5). Exercise 5
 # tries it with a learned score.
 
 # %% [markdown]
@@ -872,7 +872,8 @@ def both_errors(seed):
     truth = samplers.heun(digit_net, begin, grids[80])
     euler = [samplers.euler(digit_net, begin, grids[n]) for n in calls]
     heun = [samplers.heun(digit_net, begin, grids[n]) for n in steps]
-    rms = [[(x - truth).square().mean().sqrt().item() for x in w] for w in (euler, heun)]
+    rms = [[(x - truth).square().mean().sqrt().item() for x in walks]
+           for walks in (euler, heun)]
     return *rms, (euler[0], heun[0], heun[2], truth)
 
 # %%
