@@ -307,8 +307,8 @@ rhos = [1, 2, 3, 5, 7, 9, 12, 20]
 clean = samplers.ddim_step(exact, truth, low, 0.0)
 by_rho = []
 for rho in rhos:
-    x = samplers.heun(exact, start, levels(24, rho) / 80)
-    by_rho.append(error(x, clean))
+    times = samplers.time_grid(path, 24, "karras", rho=rho)
+    by_rho.append(error(samplers.heun(exact, start, times), clean))
 
 # %% tags=["F15"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -658,13 +658,14 @@ style.show(fig, "The loss over the noise level: a line at 1 for F = 0; the best 
            "draws its levels.")
 dip = min(best).item()
 claim("ch05", "the best loss is within 5 % of 1 at both ends, and far below between",
-      abs(best[0] - 1) < 0.05 and abs(best[-1] - 1) < 0.05 and dip < 0.5,
+      abs(best[0] - 1) < 0.05 and abs(best[-1] - 1) < 0.05 and dip < 0.6,
       low_end=best[0], high_end=best[-1], dip=dip, learned_dip=min(reached))
 
 # %% [markdown]
-# The bell of the paper was fitted to images of size 32 to 64. For this ring it
-# begins too low: half of it lies where the best loss is 1. Exercise 4 moves
-# it. Samples from the learned network, with 18 Heun steps (35 calls, the
+# The bell of the paper was fitted to images, and is not far off. For this ring
+# it sits a little too high and is too wide: its upper part lies where the best
+# loss is close to 1, and the dip is at the width of the spots. Exercise 4
+# moves it. Samples from the learned network, with 18 Heun steps (35 calls, the
 # paper's number for images of $32\times32$):
 
 # %%
@@ -856,29 +857,33 @@ digit_net = recipes.load("digits_unet").on(path)
 
 # %% [markdown]
 # Nobody knows the true samples here, but a fine walk of the same network from
-# the same noise is the truth for the *solver*. Three draws of 16 starts; Heun
+# the same noise is the truth for the *solver*. Three groups of 16 starts; Heun
 # with $n$ steps calls the network $2n-1$ times, and Euler gets as many calls.
 
 # %%
 steps = [5, 9, 18, 30]
 calls = [2 * n - 1 for n in steps]
-
-
-def both_errors(seed):
-    """Errors of Euler and of Heun at equal calls, and two sets of images."""
-    begin = torch.Generator().manual_seed(seed)
-    begin = path.prior_sample((16, 1, 8, 8), 1.0, begin)
-    grids = {n: samplers.time_grid(path, n, "karras") for n in (*steps, *calls, 80)}
-    truth = samplers.heun(digit_net, begin, grids[80])
-    euler = [samplers.euler(digit_net, begin, grids[n]) for n in calls]
-    heun = [samplers.heun(digit_net, begin, grids[n]) for n in steps]
-    rms = [[(x - truth).square().mean().sqrt().item() for x in walks]
-           for walks in (euler, heun)]
-    return *rms, (euler[0], heun[0], heun[2], truth)
+noise = torch.Generator().manual_seed(0)
+noise = path.prior_sample((48, 1, 8, 8), 1.0, noise)
 
 # %%
-runs = [both_errors(seed) for seed in (0, 1, 2)]
-euler, heun = (torch.tensor([run[k] for run in runs]) for k in (0, 1))
+def digits_by(sampler, n):
+    return sampler(digit_net, noise, samplers.time_grid(path, n, "karras"))
+
+
+reference = digits_by(samplers.heun, 80)
+by_euler = [digits_by(samplers.euler, n) for n in calls]
+by_heun = [digits_by(samplers.heun, n) for n in steps]
+
+# %%
+def by_group(images):
+    """The r.m.s. error of a pixel in each of the three groups."""
+    off = (images - reference).square().flatten(1).mean(1)
+    return off.reshape(3, 16).mean(1).sqrt()
+
+
+euler = torch.stack([by_group(x) for x in by_euler], 1)
+heun = torch.stack([by_group(x) for x in by_heun], 1)
 
 # %%
 fig, axes = plt.subplots(1, 5, figsize=(11, 3), width_ratios=[1.9, 1, 1, 1, 1])
@@ -891,8 +896,9 @@ axes[0].minorticks_off()
 axes[0].set(xlabel="network calls", ylabel="r.m.s. error of a pixel")
 axes[0].set_title("Heun wins late", fontsize=11)
 titles = ["Euler, 9 calls", "Heun, 9 calls", "Heun, 35", "Heun, 159"]
-for ax, title, images in zip(axes[1:], titles, runs[0][2], strict=True):
-    style.images(ax, images, 4)
+shown = by_euler[0], by_heun[0], by_heun[2], reference
+for ax, title, batch in zip(axes[1:], titles, shown, strict=True):
+    style.images(ax, batch[:16], 4)
     ax.set_title(title, fontsize=10)
 style.show(fig, "Left: error over network calls on digits. Heun is far worse than "
            "Euler at 9 calls, about equal at 17 and better at 35 and 59. "
@@ -923,14 +929,15 @@ print(f"root mean square {mean_square.sqrt():.3f}, deviation {images.std():.3f}"
 # %% [markdown]
 # With 0.5 in its place, what would the target's mean square be at a small, a
 # middle and a large level? The formula of 5.4 says, with the digits' mean
-# square in the place where it stands for the data.
+# square in the place where it stands for the data. At small noise the
+# network is asked for the noise alone, which has variance 1 whatever the data.
 
 # %%
 # NBVAL_CHECK_OUTPUT
 for sigma in torch.tensor([0.01, 0.5, 50.0]):
     c_skip, c_out, _, _ = scalings(sigma, 0.5)
     size = ((1 - c_skip) ** 2 * mean_square + c_skip**2 * sigma**2) / c_out**2
-    print(f"sigma {sigma:5.2f}: the target's mean square is {size:.2f}, not 1")
+    print(f"sigma {sigma:5.2f}: the target's mean square is {size:.2f}")
 
 # %% [markdown]
 # ## 5.8 Failure gallery
@@ -973,7 +980,7 @@ too_loud = dict(s_churn=18.0, s_noise=1.1, s_tmin=0.0, generator=generator)
 # %%
 gallery = {
     "Equal steps in $\\sigma$": samplers.heun(
-        exact, begin[:1000].double(), levels(18, 1.0) / 80),
+        exact, begin[:1000].double(), samplers.time_grid(path, 18, "karras", rho=1.0)),
     "Second look at the old $x$": faulty(stale=True, s_churn=0.0),
     "Level not raised: too wide": faulty(unraised=True),
     r"$\hat\sigma-\sigma$ for the root: tight": faulty(linear=True),
@@ -1009,6 +1016,10 @@ report("ch05", "width of the spots, where 0.1 is right",
        s_noise_1_1=widths["$S_{noise}=1.1$ down to 0: wide"])
 
 # %% [markdown]
+# The first line is a reminder that even the right algorithm has a bias with 18
+# steps and this much noise. The faults move the width much further, in the
+# direction that the equation predicts.
+#
 # | what you see | look for |
 # |---|---|
 # | blurred samples that sharpen only with hundreds of steps | the list of levels |
