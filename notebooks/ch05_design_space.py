@@ -96,24 +96,24 @@ axes[0].plot(path.sigma(t_edm), on_edm, color=style.colour("edm"), lw=1)
 axes[1].plot(t_cosine, on_cosine, color=style.colour("cosine"), lw=1)
 axes[0].set(xlim=(3, 0), ylim=(-4, 4), xlabel=r"noise level $\sigma$")
 axes[1].set(xlim=(1, 0), ylim=(-2.5, 2.5), xlabel="time $t$")
-axes[0].set_title(r"In $\sigma$: straight, bent once", fontsize=11)
-axes[1].set_title("On the cosine path: the same, bent all along", fontsize=11)
+axes[0].set_title(r"In $\sigma$: straight, then a bend near 1", fontsize=11)
+axes[1].set_title("On the cosine path: the same ends", fontsize=11)
 axes[0].set_ylabel("$x$")
 style.show(fig, "Left: curves in sigma run nearly straight and bend near level 1 "
            "into one of two modes. Right: the same curves on the cosine path "
-           "are bent everywhere.")
+           "are flat at first, bend later, and end in the same places.")
 gap = (undone - on_edm).abs().max()
 claim("ch05", "divided by alpha, the cosine path's curves are those of the EDM path",
       gap < 1e-3, agree_within_1e3=bool(gap < 1e-3),
       control_undivided=(on_cosine - on_edm).abs().max())
 
 # %% [markdown]
-# A path does not change which image comes out of which noise. It changes how
+# A path does not change which image comes out of which noise. It changes where
 # the way there is bent, and a solver pays for bends. This is the paper's first
-# point: with $\sigma(t) = t$ and no scaling, the slope points straight at
-# $\hat x_0$, which changes little both at large noise (where it is near the
-# data's mean) and at small noise (where it is near $x$). All the bending sits
-# in between.
+# point: with $\sigma(t) = t$ and no scaling, the line along the slope meets
+# $\sigma = 0$ exactly in $\hat x_0$. That changes little both at large noise
+# (where it is near the data's mean) and at small noise (where it is near $x$),
+# so the curve is almost straight there. The bending sits in between.
 #
 # A network trained on one path can be sampled on another, with no training.
 # That is what `denoise.on(schedules.edm())` does, and we use it on the digits
@@ -239,7 +239,7 @@ draw_orders(axes[0])
 draw_price(axes[1])
 for name, errors in uniform.items():
     axes[2].loglog(counts, errors, "-o", ms=4, color=style.colour(name))
-axes[2].annotate("Heun", (9, 3), color=style.colour("heun"))
+axes[2].annotate("Heun", (14, 5), color=style.colour("heun"))
 axes[2].annotate("Euler", (9, 0.4), color=style.colour("euler"))
 axes[2].set(xlabel="steps $N$", ylim=(2e-5, 20))
 axes[2].set_title("Equal steps in $t$: order lost", fontsize=11)
@@ -544,7 +544,7 @@ def draw_sizes(ax):
 def draw_errors(ax):
     colours = ["eps", "score", "x0", "edm"]
     for (kind, values), colour in zip(learned.items(), colours, strict=True):
-        ax.loglog(sigmas, values.T, color=style.colour(colour), lw=1, alpha=0.8)
+        ax.loglog(sigmas, values.T, color=style.colour(colour), lw=1.3)
         ax.plot([], [], color=style.colour(colour), label=kind)
     ax.legend()
     ax.set(xlabel=r"noise level $\sigma$", ylabel=r"error of $\hat x_0$")
@@ -797,15 +797,15 @@ def draw_missed(ax):
 def draw_marginals(ax):
     walks = {"without churn": (0, "heun"), "with churn": (-1, "edm_stochastic")}
     for name, (k, colour) in walks.items():
-        points = ends["wrong state"][k][0][:, 0].numpy()
-        ax.hist(points, 60, density=True, histtype="step", label=name,
-                color=style.colour(colour))
+        points, share = ends["wrong state"][k]
+        ax.hist(points[:, 0].numpy(), 40, density=True, histtype="step",
+                label=f"{name}: {share:.2f} left", color=style.colour(colour))
     grid = torch.linspace(-2.2, 2.2, 200, dtype=torch.float64)[:, None]
     line = GaussianMixture([0.75, 0.25], right.means[:, :1], [0.3, 0.3])
     ax.plot(grid, line.log_prob(grid).exp(), color=style.colour("truth"), lw=1)
-    ax.annotate("truth", (-0.7, 0.95))
+    ax.annotate("truth: 0.75", (-0.7, 0.95))
     ax.legend()
-    ax.set(xlabel="$x_1$", ylabel="density")
+    ax.set(xlabel="$x_1$", ylabel="density", ylim=(0, 1.45))
     ax.set_title("Wrong state, exact score", fontsize=11)
 
 # %% tags=["F17"]
@@ -902,8 +902,8 @@ for ax, title, batch in zip(axes[1:], titles, shown, strict=True):
     ax.set_title(title, fontsize=10)
 style.show(fig, "Left: error over network calls on digits. Heun is far worse than "
            "Euler at 9 calls, about equal at 17 and better at 35 and 59. "
-           "Right: digits of both at 9 calls, where Heun's are noisy, and of Heun "
-           "with 35 and 159 calls, which look alike.")
+           "Right: digits of both at 9 calls, soft for Euler and harsh and torn "
+           "for Heun, and of Heun with 35 and 159 calls, which look alike.")
 claim("ch05", "on digits Heun is worse at 9 calls and at most half as far off at 59",
       bool((heun[:, 0] > euler[:, 0]).all() and (heun[:, 3] < euler[:, 3] / 2).all()),
       euler_at_9=euler[:, 0], heun_at_9=heun[:, 0], euler_at_59=euler[:, 3],
@@ -1006,8 +1006,9 @@ for ax, (name, points) in zip(axes.flat, gallery.items(), strict=True):
     for centre in ring.means:
         ax.add_patch(plt.Circle(centre, 0.2, fill=False, lw=0.8))
     ax.set_title(name, fontsize=10)
+    ax.set(xlabel="$x_1$", ylabel="$x_2$")
 style.show(fig, "Six clouds with circles around the true spots: equal steps in "
-           "sigma leave a blur; a second look at the old point misses the spots;"
+           "sigma leave scattered points; a second look at the old point misses the spots;"
            " a level that is not raised and noise that is too loud make spots too "
            "wide; the wrong root makes them tight; without c_in there is no ring.")
 report("ch05", "width of the spots, where 0.1 is right",
@@ -1022,7 +1023,7 @@ report("ch05", "width of the spots, where 0.1 is right",
 #
 # | what you see | look for |
 # |---|---|
-# | blurred samples that sharpen only with hundreds of steps | the list of levels |
+# | scattered samples that gather only with hundreds of steps | the list of levels |
 # | Heun no better than Euler, or worse | where the second look is taken |
 # | samples too noisy, the more churn the noisier | the level told to the network |
 # | samples too smooth with churn | the root of the difference of squares |
