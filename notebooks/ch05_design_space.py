@@ -1008,9 +1008,10 @@ for ax, (name, points) in zip(axes.flat, gallery.items(), strict=True):
     ax.set_title(name, fontsize=10)
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
 style.show(fig, "Six clouds with circles around the true spots: equal steps in "
-           "sigma leave scattered points; a second look at the old point misses the spots;"
-           " a level that is not raised and noise that is too loud make spots too "
-           "wide; the wrong root makes them tight; without c_in there is no ring.")
+           "sigma leave scattered points; a second look at the old point misses "
+           "the spots; a level that is not raised and noise that is too loud make "
+           "spots too wide; the wrong root makes them tight; without c_in there "
+           "is no ring.")
 report("ch05", "width of the spots, where 0.1 is right",
        right=widths["right"], level_not_raised=widths["Level not raised: too wide"],
        no_root=widths[r"$\hat\sigma-\sigma$ for the root: tight"],

@@ -193,7 +193,7 @@ WRONG = {
         (quiet, "S_noise is left out"),
         (told_with_s_noise, "scales the level too"),
         (lift_with(level=lambda s: s), "the level is not"),
-        (lambda *a: lift(*a)[0], "raised"),
+        (lambda *a: lift(*a)[0], "not a tuple of 2"),
     ],
     "multistep": [
         (equal_steps, "steps of equal length"),
