@@ -1033,7 +1033,7 @@ report("ch05", "width of the spots, where 0.1 is right",
 # | Heun no better than Euler, or worse | where the second look is taken |
 # | samples too noisy, the more churn the noisier | the level told to the network |
 # | samples too smooth with churn | the root of the difference of squares |
-# | samples that are right in shape and wrong in size | $\sigma_\mathrm{data}$ of the checkpoint |
+# | right in shape and wrong in size | the checkpoint's $\sigma_\mathrm{data}$ |
 
 # %% [markdown]
 # ## 5.9 What was scaled down, and what is left out
