@@ -155,9 +155,9 @@ for sigma in (0.01, 0.3, 10.0):
 # %% [markdown]
 # ## Exercise 3. Where Heun loses to Euler, and why
 #
-# *Difficulty 3 of 5 · 40 minutes · graded by hand*
+# *Difficulty 3 of 5 · 40 minutes*
 #
-# The cell below prints, for the ring's exact denoiser and two lists of levels,
+# No check can judge this one; it is graded by hand. The cell below prints, for the ring's exact denoiser and two lists of levels,
 # the errors of Euler and Heun at equal numbers of network calls. Change it as
 # you like (other $\rho$, other starts, other worlds), and answer: **(a)** up to
 # how many calls does Euler win? **(b)** Does the crossing move when the levels
@@ -282,7 +282,8 @@ print(f"P_mean {mean:.1f} (the paper's -1.2), P_std {std:.1f} (1.2)")
 # `knobs` holds the four numbers $(S_\mathrm{churn}, S_\mathrm{tmin},
 # S_\mathrm{tmax}, S_\mathrm{noise})$. Return the pair $(\hat x, \hat\sigma)$,
 # with both limits included in the range. Then run the experiment below, which
-# walks with your function, and say what a *learned* score does with churn.
+# walks with your function, and say what a *learned* score does with churn (two
+# points by hand).
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
