@@ -157,13 +157,13 @@ for sigma in (0.01, 0.3, 10.0):
 #
 # *Difficulty 3 of 5 · 40 minutes*
 #
-# No check can judge this one; it is graded by hand. The cell below prints, for the ring's exact denoiser and two lists of levels,
-# the errors of Euler and Heun at equal numbers of network calls. Change it as
-# you like (other $\rho$, other starts, other worlds), and answer: **(a)** up to
-# how many calls does Euler win? **(b)** Does the crossing move when the levels
-# change? **(c)** Why does a method of higher order lose at all? Use a picture
-# or a number of your own: for example, how far Heun's second slope is from the
-# first, step by step.
+# No check can judge this one; it is graded by hand. The cell below prints, for
+# the ring's exact denoiser and two lists of levels, the errors of Euler and Heun
+# at equal numbers of network calls. Change it as you like (other $\rho$, other
+# starts, other worlds), and answer: **(a)** up to how many calls does Euler win?
+# **(b)** Does the crossing move when the levels change? **(c)** Why does a method
+# of higher order lose at all? Use a picture or a number of your own: for
+# example, how far Heun's second slope is from the first, step by step.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -282,8 +282,8 @@ print(f"P_mean {mean:.1f} (the paper's -1.2), P_std {std:.1f} (1.2)")
 # `knobs` holds the four numbers $(S_\mathrm{churn}, S_\mathrm{tmin},
 # S_\mathrm{tmax}, S_\mathrm{noise})$. Return the pair $(\hat x, \hat\sigma)$,
 # with both limits included in the range. Then run the experiment below, which
-# walks with your function, and say what a *learned* score does with churn (two
-# points by hand).
+# walks with your function, and say what a *learned* score does with churn (that
+# part is graded by hand).
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
