@@ -64,6 +64,7 @@ TABLE: dict[str, list[Symbol]] = {
         Symbol(r"\hat x_0", "x0^", "out.x0", "estimate of x0, at best E[x0 | x_t]"),
         Symbol(r"\hat\varepsilon", "eps^", "out.eps", "estimate of the noise"),
         Symbol("v", "v", "out.v", "alpha eps - sigma x0 and nothing else"),
+        Symbol(r"F_\theta", "F", "out.value", "raw answer of EDM's scaled network"),
         Symbol(
             r"s_\theta(x, t)",
             "score",
@@ -101,6 +102,12 @@ TABLE: dict[str, list[Symbol]] = {
             "calls of the network for one sample",
         ),
         Symbol(r"\rho", "rho", "rho", "exponent of Karras spacing, 7 by default"),
+        Symbol(
+            r"\gamma",
+            "gamma",
+            "churn_growth",
+            "share by which churn raises the noise level before a step",
+        ),
         Symbol("z", "z", "noise", "fresh standard Gaussian noise of a step"),
         Symbol(r"\delta", "delta", "step", "size of a Langevin step"),
         Symbol(

@@ -21,6 +21,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "euler_maruyama": GREY,
         "predictor_corrector": BROWN,
     },
+    "churn": {
+        "edm_stochastic": VERMILION,
+        "heun": GREEN,
+        "dpm_solver_2": PURPLE,
+        "truth": BLACK,
+    },
     "langevin": {
         "langevin": ORANGE,
         "annealed_langevin": PURPLE,

@@ -1,5 +1,6 @@
 """Walks from noise to data, all of them down one list of times."""
 
+from diffedu.samplers.churn import churn_growth, edm_stochastic
 from diffedu.samplers.deterministic import (
     ddim,
     ddim_invert,
@@ -30,6 +31,7 @@ SAMPLERS = {
         euler_maruyama,
         predictor_corrector,
         annealed_langevin,
+        edm_stochastic,
     )
 }
 
@@ -39,11 +41,13 @@ __all__ = [
     "Step",
     "ancestral",
     "annealed_langevin",
+    "churn_growth",
     "ddim",
     "ddim_invert",
     "ddim_step",
     "dpm_solver_2",
     "dpm_solver_pp_2m",
+    "edm_stochastic",
     "euler",
     "euler_maruyama",
     "heun",
