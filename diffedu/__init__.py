@@ -4,7 +4,17 @@ Every model is a denoiser on a noising path; the rest makes, wraps, walks one, o
 looks inside it.
 """
 
-from diffedu import losses, metrics, nets, samplers, schedules, training, worlds
+from diffedu import (
+    cost,
+    distillation,
+    losses,
+    metrics,
+    nets,
+    samplers,
+    schedules,
+    training,
+    worlds,
+)
 from diffedu.denoiser import Clipped, Denoiser
 from diffedu.notation import notation
 from diffedu.prediction import Prediction
@@ -19,6 +29,8 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "cost",
+    "distillation",
     "losses",
     "metrics",
     "nets",

@@ -9,7 +9,9 @@ from diffedu.samplers.deterministic import (
     euler,
     heun,
 )
+from diffedu.samplers.fewstep import consistency
 from diffedu.samplers.grid import SPACINGS, time_grid
+from diffedu.samplers.multistep import dpm_solver_pp_3m
 from diffedu.samplers.stochastic import (
     ancestral,
     annealed_langevin,
@@ -27,6 +29,7 @@ SAMPLERS = {
         heun,
         dpm_solver_2,
         dpm_solver_pp_2m,
+        dpm_solver_pp_3m,
         euler_maruyama,
         predictor_corrector,
         annealed_langevin,
@@ -39,11 +42,13 @@ __all__ = [
     "Step",
     "ancestral",
     "annealed_langevin",
+    "consistency",
     "ddim",
     "ddim_invert",
     "ddim_step",
     "dpm_solver_2",
     "dpm_solver_pp_2m",
+    "dpm_solver_pp_3m",
     "euler",
     "euler_maruyama",
     "heun",
