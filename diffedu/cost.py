@@ -36,7 +36,7 @@ def _convolution(layer: Any, inputs: tuple[Any, ...], out: Tensor) -> int:
 
 def _attention(layer: Attend, inputs: tuple[Any, ...], out: Tensor) -> int:
     """Two products: queries with keys, and weights with values."""
-    q, k, v = inputs
+    q, k, v = inputs[:3]
     pairs = prod(q.shape[:-1]) * k.shape[-2]
     return 2 * pairs * (q.shape[-1] + v.shape[-1])
 
@@ -93,7 +93,7 @@ def meter(net: nn.Module) -> Iterator[Meter]:
         counter = COUNTERS.get(type(layer))
         if counter:
             hooks.append(layer.register_forward_hook(_adder(seen, name, counter)))
-        elif any(True for _ in layer.parameters(recurse=False)):
+        elif list(layer.parameters()) and not list(layer.children()):
             known = ", ".join(kind.__name__ for kind in COUNTERS)
             require(
                 isinstance(layer, CHEAP),

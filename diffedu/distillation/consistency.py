@@ -41,6 +41,9 @@ class ConsistencyModel(DenoiserBase):
         schedule: the path that x_t lies on.
         sigma_data: the data's standard deviation.
         sigma_min: the noise at which f is the identity.
+        noise_scale: what c_noise is multiplied by. Small, so that F is smooth in the
+            noise level: neighbours must agree, and fast time features tear them apart
+            (arXiv 2310.14189, section 3.3, shrinks its Fourier features likewise).
 
     Source: (arXiv 2303.01469, eq. 5, with the coefficients of appendix C).
     """
@@ -51,12 +54,14 @@ class ConsistencyModel(DenoiserBase):
         schedule: Schedule,
         sigma_data: float = 0.5,
         sigma_min: float = SIGMA_MIN,
+        noise_scale: float = 0.02,
     ) -> None:
         super().__init__()
         require(sigma_data > 0, f"sigma_data must be above 0, got {sigma_data}")
         require(sigma_min >= 0, f"sigma_min must be 0 or more, got {sigma_min}")
         self.net, self.schedule = net, schedule
         self.sigma_data, self.sigma_min = sigma_data, sigma_min
+        self.noise_scale = noise_scale
 
     def forward(
         self, x: Tensor, t: Tensor | float, **condition: Tensor | None
@@ -76,8 +81,10 @@ class ConsistencyModel(DenoiserBase):
         c_skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
         c_out = self.sigma_data * above / spread
         given = {name: c for name, c in condition.items() if c is not None}
-        c_noise = (level.log() / 4).to(x.dtype).to(x.device).expand(x.shape[0])
-        out = self.net(for_batch(1 / (alpha * spread), x) * x, c_noise, **given)
+        c_noise = (self.noise_scale * level.log() / 4).to(x.dtype).to(x.device)
+        out = self.net(
+            for_batch(1 / (alpha * spread), x) * x, c_noise.expand(len(x)), **given
+        )
         x0 = combine(for_batch(c_skip / alpha, x), x, for_batch(c_out, x), out)
         return Prediction(x, t, self.schedule, "x0", x0)
 
