@@ -22,10 +22,8 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
-from torch.testing import assert_close
 
-from diffedu import (Denoiser, GaussianMixture, Prediction, cost, distillation, losses,
-                     metrics, nets, recipes, samplers, schedules, style, training)
+from diffedu import GaussianMixture, samplers, schedules, style
 from diffedu.claims import claim, report
 
 # %% [markdown]
@@ -49,7 +47,7 @@ from diffedu.claims import claim, report
 style.use()
 path = schedules.linear()
 
-
+# %%
 def ddim_by_hand(denoise, x, t, s, eta, z):
     (alpha, sigma), (alpha_s, sigma_s) = path.coefficients(t), path.coefficients(s)
     seen = denoise(x, t)
@@ -63,6 +61,9 @@ def ddim_by_hand(denoise, x, t, s, eta, z):
 # form. The library's step is the same.
 
 # %%
+from torch.testing import assert_close
+
+from diffedu import cost, distillation, losses, metrics, nets, recipes, training
 from diffedu.worlds import toys
 
 world = GaussianMixture(*toys.eight_gaussians_parameters())
@@ -128,12 +129,20 @@ def batches(seed):
     return training.batches(squares, 256, seeded(seed))
 
 # %%
+from diffedu import Denoiser
+
 torch.manual_seed(0)
 teacher = Denoiser(nets.MLP(2, width=96, depth=3), cosine, "v")
-loss_fn = lambda x0, g: losses.denoising(teacher, x0, generator=g)
-for state in training.fit(teacher, loss_fn, batches(10), steps=2000, lr=2e-3, ema=0.995,
-                          generator=seeded(20)):
-    pass
+
+
+
+def loss_fn(x0, g):
+    return losses.denoising(teacher, x0, generator=g)
+
+
+recipe = {"lr": 2e-3, "ema": 0.995}
+*_, state = training.fit(
+    teacher, loss_fn, batches(10), steps=2000, generator=seeded(20), **recipe)
 teacher = state.ema
 
 # %% [markdown]
@@ -437,16 +446,17 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.7))
 for name in ode:
     left.loglog(budgets, on_oracle[name], "o-", ms=4, color=style.colour(name))
 draw_entries(right, on_digits)
-left.set(xlabel="evaluations", ylabel="RMS error", title="Exact score: two looks pay late")
+left.set(xlabel="evaluations", ylabel="RMS error")
+left.set_title("Exact score: two looks pay late")
 right.set(xlabel="evaluations", title="Digits' net: memory pays at once")
 mark_counts(left, [6, 10, 20, 50])
 mark_counts(right, [5, 10, 20])
 right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-style.show(fig, "Error over evaluations. On the exact score DPM-Solver-2 and Heun start "
-           "far above DDIM and cross it between 14 and 20; the multistep solvers lie "
-           "below it from 10 on. On the digits the multistep solvers lie lowest.")
+style.show(fig, "Error over evaluations. On the exact score DPM-Solver-2 and Heun "
+           "start far above DDIM and cross it between 14 and 20; the multistep solvers "
+           "lie below it from 8 on. On the digits the multistep solvers lie lowest.")
 at = {n: {name: on_oracle[name][budgets.index(n)] for name in ode} for n in (10, 20)}
-claim("F19", "at 10 evaluations ++2M beats DDIM; at 20 DPM-Solver-2 does, at 10 it loses",
+claim("F19", "++2M beats DDIM at 10 evaluations; DPM-Solver-2 does at 20, not at 10",
       at[10]["dpm_solver_pp_2m"] < at[10]["ddim"]
       and at[20]["dpm_solver_2"] < at[20]["ddim"] < at[10]["dpm_solver_2"],
       ddim_10=at[10]["ddim"], pp_2m_10=at[10]["dpm_solver_pp_2m"],
@@ -480,8 +490,8 @@ claim("F19", "at 10 evaluations ++2M beats DDIM; at 20 DPM-Solver-2 does, at 10 
 # student shall get there in one. A DDIM step of a student that says $\tilde x$ is
 #
 # $$x_s = \alpha_s\tilde x + \frac{\sigma_s}{\sigma_t}\,(x_t-\alpha_t\tilde x),
-# \qquad\text{so}\qquad
-# \tilde x = \frac{x_s - (\sigma_s/\sigma_t)\,x_t}{\alpha_s-(\sigma_s/\sigma_t)\,\alpha_t}$$
+# \qquad\text{so}\qquad \tilde x = \frac{x_s
+# - (\sigma_s/\sigma_t)\,x_t}{\alpha_s-(\sigma_s/\sigma_t)\,\alpha_t}$$
 #
 # is what it should say (algorithm 2). That is a regression on a target without
 # noise: where many data were possible, the teacher's two steps have chosen.
@@ -569,12 +579,12 @@ axes[2].set_title("Students keep the quality of 64")
 mark_counts(axes[2], [1, 4, 16, 64])
 axes[2].legend()
 style.show(fig, "One teacher step gives a blob in the middle, one student step the "
-           "checkerboard. Distance over steps: the teacher's rises steeply towards one "
-           "step, the students' stays flat.")
+           "checkerboard. Distance over steps: the teacher's rises steeply towards "
+           "one step, the students' stays flat.")
 claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2, 4, 8",
       all(halved[k] < undistilled[k] for k in (1, 2, 4, 8)),
-      student=[halved[k] for k in (1, 2, 4, 8)],
-      control_teacher=[undistilled[k] for k in (1, 2, 4, 8)], teacher_64=undistilled[64])
+      student=[halved[k] for k in (1, 2, 4, 8)], teacher_64=undistilled[64],
+      control_teacher=[undistilled[k] for k in (1, 2, 4, 8)])
 
 # %% [markdown]
 # THREE_SEEDS_F20
@@ -616,7 +626,7 @@ def new_model(seed):
 
 
 def time_of(level):
-    return cosine.time_of_log_snr(torch.tensor(level).double().log() * -2)
+    return cosine.time_of_log_snr(torch.as_tensor(level).double().log() * -2)
 
 # %% [markdown]
 # The library's model lives on any path: it divides $x_t$ by $\alpha_t$ first. At
@@ -657,10 +667,6 @@ def end_of(points, level):
     return model(cosine.alpha(t).float()[:, None] * points, t).x0
 
 # %%
-def time_of(level):
-    return cosine.time_of_log_snr(torch.as_tensor(level).double().log() * -2)
-
-
 goal = end_of(x0 + low[:, None] * eps, low).detach()
 gap = end_of(x0 + high[:, None] * eps, high) - goal
 c = 0.00054 * 2**0.5
@@ -680,17 +686,14 @@ assert_close((huber / (high - low)).mean(), theirs, rtol=1e-4, atol=1e-5)
 [distillation.curriculum(step, 1200, last=80) for step in (0, 299, 300, 600, 1199)]
 
 # %%
-recipe = {"lr": 2e-3, "ema": 0.995}
-for state in distillation.fit_consistency(
-        new_model(1), batches(50), steps=1200, last=80, generator=seeded(60), **recipe):
-    pass
+*_, state = distillation.fit_consistency(
+    new_model(1), batches(50), steps=1200, last=80, generator=seeded(60), **recipe)
 trained = state.ema
 
 # %%
-for state in distillation.fit_consistency(
-        new_model(1), batches(50), steps=1000, teacher=teacher, first=17, last=17,
-        generator=seeded(60), **recipe):
-    pass
+*_, state = distillation.fit_consistency(
+    new_model(1), batches(50), steps=1000, teacher=teacher, first=17, last=17,
+    generator=seeded(60), **recipe)
 distilled = state.ema
 
 # %% [markdown]
@@ -733,8 +736,8 @@ axes[2].set(xlabel="steps", ylabel="distance to the board", xticks=[1, 2], yscal
             ylim=(None, 2), title="A second jump mends the first")
 axes[2].legend(fontsize=8, loc="upper right")
 style.show(fig, "Points of a consistency model after one and two steps, both a "
-           "checkerboard, the second with sharper squares; distances of two consistency "
-           "models fall from one step to two and lie far below DDIM's.")
+           "checkerboard, the second with sharper squares; distances of two "
+           "consistency models fall from one step to two, far below DDIM's.")
 claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than one",
       all(v[0] < undistilled[1] and v[1] <= v[0] for v in jumped.values()),
       ct=jumped["consistency_training"], cd=jumped["consistency_distillation"],
@@ -798,7 +801,7 @@ axes[0].legend()
 style.show(fig, "Operations over evaluations: the points of three samplers lie on one "
            "line through 0. Over steps, Heun's lie nearly twice as high as the others.")
 every = [m for of_steps in walks.values() for m in of_steps.values()]
-claim("F100", "counted operations are proportional to evaluations, whatever the sampler",
+claim("F100", "counted operations are proportional to evaluations for each sampler",
       all(m.flops == m.calls * each_call for m in every),
       million_a_call=each_call / 1e6, ddim_20=walks["ddim"][20].calls,
       control_heun_20_steps=walks["heun"][20].flops / walks["ddim"][20].flops)
@@ -873,9 +876,9 @@ right.set_title("Trained net: below 8, distil")
 mark_counts(left, [5, 10, 20, 40])
 mark_counts(right, [1, 2, 4, 8, 16, 32])
 right.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-style.show(fig, "Two plots of error over evaluations for all samplers; on the right the "
-           "distilled models lie low at 1 and 2 evaluations, and the samplers reach "
-           "them between 8 and 32.")
+style.show(fig, "Two plots of error over evaluations for all samplers; on the right "
+           "the distilled models lie low at 1 and 2 evaluations, and the samplers "
+           "reach them between 8 and 32.")
 best = {n: min((e for e in net_board if e.nfe <= n), key=lambda e: e.error)
         for n in (1, 2, 4)}
 report("ch06", "the best of the trained net's scoreboard at 1, 2 and 4 evaluations",
@@ -911,6 +914,9 @@ def too_much_noise(steps):
 # nothing says where the ways end. It reaches a lower loss than any other.
 
 # %%
+from diffedu import Prediction
+
+
 class NoBoundary(distillation.ConsistencyModel):
     def forward(self, x, t, **condition):
         alpha, sigma = cosine.coefficients(torch.as_tensor(t))
@@ -920,9 +926,8 @@ class NoBoundary(distillation.ConsistencyModel):
 
 torch.manual_seed(2)
 free = NoBoundary(nets.MLP(2, width=96, depth=3), cosine)
-for state in distillation.fit_consistency(free, batches(70), steps=300, last=80,
-                                          generator=seeded(80), **recipe):
-    pass
+*_, state = distillation.fit_consistency(
+    free, batches(70), steps=300, last=80, generator=seeded(80), **recipe)
 
 # %%
 eight_jumps = samplers.time_grid(cosine, 8)
@@ -942,7 +947,7 @@ for ax, (name, points) in zip(axes, failures.items(), strict=True):
     ax.set_xlabel(f"distance {wrong[name]:.2f}")
 style.show(fig, "Four failures: a blurred board, a distorted one, a board drawn "
            "together, and a small blob.")
-claim("ch06", "each of the four mistakes is at least twice as far off as the right model",
+claim("ch06", "each of the four mistakes is at least twice as far off as a right model",
       min(wrong.values()) > 2 * halved[1], **{f"error_{i}": v for i, v in
                                               enumerate(wrong.values(), 1)},
       control_one_step_student=halved[1])
@@ -950,7 +955,7 @@ claim("ch06", "each of the four mistakes is at least twice as far off as the rig
 # %% [markdown]
 # | what you see | look for |
 # |---|---|
-# | samples blurred at $\eta>0$, right at $\eta=0$ | $\sqrt{\sigma_s^2-\tau^2}$ before $\hat\varepsilon$ |
+# | blurred at $\eta>0$, right at $\eta=0$ | the root before $\hat\varepsilon$ |
 # | a distilled model gets *worse* with more steps | times that it wasn't trained for |
 # | samples drawn to the middle | $\hat x_0$ used as if it were a sample |
 # | a consistency loss near 0, samples in one heap | the boundary |

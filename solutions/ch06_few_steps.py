@@ -7,8 +7,7 @@
 # %%
 import torch
 
-from diffedu import Denoiser, GaussianMixture, losses, metrics, nets, recipes, samplers
-from diffedu import schedules, training
+from diffedu import GaussianMixture, recipes, samplers, schedules
 from diffedu.checks import ch06 as check
 from diffedu.worlds import toys
 
@@ -151,7 +150,8 @@ def two_looks(steps):
 
 fine = two_looks(1024)
 errors = [(two_looks(n) - fine).square().mean().sqrt() for n in (32, 64, 128)]
-print("ratios:", " ".join(f"{a / b:.1f}" for a, b in zip(errors, errors[1:])))
+ratios = [a / b for a, b in zip(errors[:-1], errors[1:], strict=True)]
+print("ratios:", " ".join(f"{ratio:.1f}" for ratio in ratios))
 
 # %% [markdown]
 # ## Exercise 3. Between two codes
@@ -269,16 +269,22 @@ check.student_target(student_target)
 # %%
 from copy import deepcopy
 
+from diffedu import Denoiser, losses, metrics, nets, training
+
 cosine = schedules.cosine()
-seeded = lambda seed: torch.Generator().manual_seed(seed)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 board = toys.checkerboard(10_000, seeded(0))
 
 
 def train(denoise, loss, steps, lr):
     batches = training.batches(board, 256, seeded(1))
-    for state in training.fit(denoise, loss, batches, steps=steps, lr=lr, ema=0.99,
-                              generator=seeded(2)):
-        pass
+    *_, state = training.fit(denoise, loss, batches, steps=steps, lr=lr, ema=0.99,
+                             generator=seeded(2))
     return deepcopy(state.ema)
 
 # %%

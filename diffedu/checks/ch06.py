@@ -277,18 +277,21 @@ consistency_f = Exercise(
         "EDM's coefficients, whose identity is at sigma = 0":
             lambda x, F, s, d, e: _consistency(x, F, s, d, 0.0),
         "sigma_min is left out of c_out":
-            lambda *a: _consistency(*a, out=lambda s, e, d: d * s / (s**2 + d**2).sqrt()),
+            lambda *a: _consistency(
+                *a, out=lambda s, e, d: d * s / (s**2 + d**2).sqrt()),
         "sigma_min is left out of c_skip":
             lambda *a: _consistency(*a, skip=lambda s, e, d: d**2 / (s**2 + d**2)),
         "sigma_min is taken off under the root too":
             lambda *a: _consistency(
                 *a, out=lambda s, e, d: d * (s - e) / ((s - e) ** 2 + d**2).sqrt()),
         "the square root in c_out is missing":
-            lambda *a: _consistency(*a, out=lambda s, e, d: d * (s - e) / (s**2 + d**2)),
+            lambda *a: _consistency(
+                *a, out=lambda s, e, d: d * (s - e) / (s**2 + d**2)),
         "sigma_data is not squared in c_skip":
             lambda *a: _consistency(*a, skip=lambda s, e, d: d / ((s - e) ** 2 + d)),
         "sigma_data is missing before c_out":
-            lambda *a: _consistency(*a, out=lambda s, e, d: (s - e) / (s**2 + d**2).sqrt()),
+            lambda *a: _consistency(
+                *a, out=lambda s, e, d: (s - e) / (s**2 + d**2).sqrt()),
         "x and F have each other's coefficient":
             lambda x, F, s, d, e: _consistency(F, x, s, d, e),
         "x is left out: without it nothing is the identity":
@@ -328,7 +331,7 @@ pays_after = Exercise(
     mistakes={
         "three passes a sample: the teacher's or the pass backward are left out":
             lambda *a: _pays(*a, unit=3),
-        "four passes a sample: the teacher takes two, and a pass backward counts as two":
+        "four passes a sample: the teacher takes two, a pass backward counts as two":
             lambda *a: _pays(*a, unit=4),
         "the teacher's passes are counted backward too":
             lambda *a: _pays(*a, unit=9),
