@@ -43,7 +43,7 @@ class ConsistencyModel(DenoiserBase):
         sigma_min: the noise at which f is the identity.
         noise_scale: what c_noise is multiplied by. Small, so that F is smooth in the
             noise level: neighbours must agree, and fast time features tear them apart
-            (arXiv 2310.14189, section 3.3, shrinks its Fourier features likewise).
+            (arXiv 2310.14189, section 3.1, shrinks its Fourier features likewise).
 
     Source: (arXiv 2303.01469, eq. 5, with the coefficients of appendix C).
     """
@@ -163,7 +163,7 @@ def consistency_loss(
         ValueError: for fewer than 2 levels, or shapes that do not fit.
 
     Source: pairs and solver (arXiv 2303.01469, algorithms 2 and 3); distance, weight
-    1 / (difference of levels) and draws (arXiv 2310.14189, table 1).
+    1 / (difference of levels) and draws (arXiv 2310.14189, section 3).
     """
     shape = tuple(levels.shape)
     require(levels.dim() == 1 and len(levels) >= 2, f"levels need (N,), got {shape}")
@@ -219,7 +219,7 @@ def fit_consistency(
         **options: passed to `training.fit`, such as lr or ema.
 
     Source: (arXiv 2303.01469, algorithms 2 and 3), with the settings of
-    (arXiv 2310.14189, table 1).
+    (arXiv 2310.14189, section 3).
     """
     done = 0
 

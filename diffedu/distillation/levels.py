@@ -49,7 +49,7 @@ def curriculum(step: int, steps: int, first: int = 10, last: int = 1280) -> int:
         first: intervals between levels at the start.
         last: the most there will be.
 
-    Source: (arXiv 2310.14189, table 1).
+    Source: (arXiv 2310.14189, section 3.4).
     """
     require(0 <= step, f"step counts from 0, got {step}")
     require(1 <= first <= last, f"need 1 <= first <= last, got {first} and {last}")
@@ -68,7 +68,7 @@ def likely_levels(levels: Tensor, mean: float = -1.1, std: float = 2.0) -> Tenso
     Returns:
         probabilities, shape (N - 1,).
 
-    Source: (arXiv 2310.14189, table 1).
+    Source: (arXiv 2310.14189, section 3.5).
     """
     edges = torch.erf((levels.log() - mean) / (std * 2**0.5))
     return edges.diff() / (edges[-1] - edges[0])
@@ -81,7 +81,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
         a, b: shape (B, ...).
         c: where the square turns into the distance; 0.00054 sqrt(D) if None.
 
-    Source: (arXiv 2310.14189, eq. 7).
+    Source: (arXiv 2310.14189, section 3.3).
     """
     gap = (a - b).flatten(1)
     c = 0.00054 * gap.shape[1] ** 0.5 if c is None else c
