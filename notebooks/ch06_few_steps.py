@@ -192,9 +192,9 @@ claim("F18", "20 and 100 steps agree on the image; at 3 to 5 steps eta 0 beats e
       eta_0=[by_eta[0.0][i] for i in few], eta_1=[by_eta[1.0][i] for i in few])
 
 # %% [markdown]
-# The order held on each of three trainings. It is no law: with one and two steps
-# the two are equal or nearly so (the last step never adds noise), and with many
-# steps $\eta=1$ may win, because fresh noise washes out earlier mistakes
+# The order held on each of three trainings. It is no law: with one step the two are
+# the same (the last step never adds noise), with two $\eta=1$ was a little closer,
+# and with many steps $\eta=1$ may win, because fresh noise washes out earlier mistakes
 # (chapter 5's churn).
 #
 # ## 6.2 One integral
@@ -384,9 +384,9 @@ claim("ch06", "the three-look solver is third order; with half its bend it is se
       two_looks=slopes["dpm_solver_pp_2m"], ddim=slopes["ddim"])
 
 # %% [markdown]
-# It is second order, though with a smaller constant than 2M's. Nobody noticed in
-# pictures. The lesson is the course's own: an order is measured, not read off a
-# name. (On the seven paths of the library our slopes are $-2.78$ to $-3.03$.)
+# It is second order, though with a smaller constant than 2M's, so that in pictures
+# one would hardly notice. An order is measured, not read off a name. (On the
+# library's seven paths our slopes are $-2.78$ to $-3.03$.)
 #
 # ### Does it matter at ten evaluations?
 #
@@ -467,10 +467,10 @@ claim("F19", "++2M beats DDIM at 10 evaluations; DPM-Solver-2 does at 20, not at
 # On ten seeds each of these inequalities held, and no number changed by more
 # than a tenth. Two things to keep:
 #
-# - **The interval is part of the method.** Walked from log-SNR $-12$ to $13$ and
-#   then to 0, as our `log_snr` grid does by default, DPM-Solver-2 needs 30
-#   evaluations to pass DDIM: steps in $\lambda$ are then longer, and too many of
-#   them lie where nothing happens.
+# - **The interval is part of the method.** Walked down to log-SNR $13$ and then to
+#   0, as our `log_snr` grid does by default, DPM-Solver-2 still loses at 20
+#   evaluations and passes DDIM before 30: steps in $\lambda$ are then longer, and
+#   more of them lie where nothing happens.
 # - **High order can hurt at few steps.** With six evaluations a parabola through
 #   three far-off looks is a wild guess. On the exact score the third-order solver
 #   is then worse than DDIM.
@@ -519,7 +519,7 @@ landed = samplers.ddim(oracle, x, torch.tensor([0.8, 0.7, 0.6]).double())
 alpha, sigma = path.coefficients(t)
 alpha_s, sigma_s = path.coefficients(s)
 jump = alpha_s * mine + sigma_s / sigma * (x - alpha * mine)
-print(f"lands {rms(jump, landed):.0e} away from the teacher's two steps")
+print(f"lands where the teacher's two steps do: {rms(jump, landed) < 1e-6}")
 print(f"target and teacher's x0 differ by {rms(mine, oracle(x, t).x0):.2f}")
 
 # %% [markdown]
@@ -746,9 +746,9 @@ claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than o
 # %% [markdown]
 # THREE_SEEDS_F21
 # The middle level is a choice, found here by trying five; 2303.01469 searches for
-# it as well. For a sampler from the shelf, `x0` of a consistency model is the end
-# of the way and not the posterior mean, so that DDIM can be run on it, but
-# ancestral noise would be of the wrong amount.
+# it as well. A consistency model is a `Denoiser` to any sampler. But its `x0` is
+# the end of the way and not the posterior mean, so its `eps` and `score` are not
+# those of the noised data.
 #
 # ## 6.6 What a sample costs
 #
@@ -910,8 +910,8 @@ def too_much_noise(steps):
 # %% [markdown]
 # The second walks the one-step student with eight steps, at times that it was
 # never trained for. The third gives the consistency sampler an ordinary denoiser.
-# The fourth trains a consistency model without its boundary: $f=F$, so that
-# nothing says where the ways end. It reaches a lower loss than any other.
+# The fourth trains a consistency model without its boundary: $f=F$. Nothing says
+# where the ways end, and one constant would have no loss at all.
 
 # %%
 from diffedu import Prediction
