@@ -40,14 +40,17 @@ def model(path=COSINE, **options) -> distillation.ConsistencyModel:
 
 
 @pytest.mark.parametrize("path", CONTINUOUS.values(), ids=CONTINUOUS)
-@pytest.mark.parametrize("s", [0.5, 0.0])
-def test_the_target_lands_where_two_steps_do(path, s: float) -> None:
-    teacher, x = oracle(path, "v"), points().double()
-    target = distillation.two_step_target(teacher, x, 0.8, 0.65, s)
-    landed = samplers.ddim(teacher, x, torch.tensor([0.8, 0.65, s]).double())
-    (alpha, sigma), (alpha_s, sigma_s) = (path.coefficients(v) for v in (0.8, s))
+@pytest.mark.parametrize("clean", [False, True])
+def test_the_target_lands_where_two_steps_do(path, clean: bool) -> None:
+    levels = torch.tensor([-2.0, 0.0, 2.0]).double()
+    t, middle, s = path.time_of_log_snr(levels)
+    s = 0 * s if clean else s
+    teacher, x = oracle(path, "v"), mixture().at(path, t).sample(16, seeded(0))
+    target = distillation.two_step_target(teacher, x, t, middle, s)
+    landed = samplers.ddim(teacher, x, torch.stack([t, middle, s]))
+    (alpha, sigma), (alpha_s, sigma_s) = (path.coefficients(v) for v in (t, s))
     assert_close(alpha_s * target + sigma_s * (x - alpha * target) / sigma, landed)
-    assert (target - teacher(x, 0.8).x0).abs().max() > 1e-3
+    assert (target - teacher(x, t).x0).abs().max() > 1e-3
 
 
 def test_times_may_differ_from_sample_to_sample() -> None:
@@ -88,8 +91,12 @@ def test_the_weights_are_the_papers() -> None:
         for w in ("x0", "truncated_snr", "snr_plus_one")
     }
     snr = COSINE.snr(times[2]).item()
-    assert_close(losses["truncated_snr"] / losses["x0"], torch.tensor(max(snr, 1.0)))
-    assert_close(losses["snr_plus_one"] / losses["x0"], torch.tensor(snr + 1))
+    for weighting, weight in (
+        ("truncated_snr", max(snr, 1)),
+        ("snr_plus_one", snr + 1),
+    ):
+        ratio = (losses[weighting] / losses["x0"]).item()
+        assert ratio == pytest.approx(weight, rel=1e-4)
 
 
 def test_gradients_reach_the_student_alone() -> None:
@@ -282,6 +289,15 @@ def test_bad_levels_are_refused() -> None:
         model(schedules.flow())(points().float(), torch.tensor(1.0))
 
 
+def test_checkpoints_are_refused() -> None:
+    options = {"checkpoint": "there.pt"}
+    with pytest.raises(ValueError, match="leave checkpoint= out"):
+        next(distillation.fit_consistency(model(), [points().float()], **options))
+    times = samplers.time_grid(COSINE, 4)
+    with pytest.raises(ValueError, match="leave checkpoint= out"):
+        next(distillation.progressive(small(), [points().float()], times, **options))
+
+
 # --- sampling -----------------------------------------------------------------------
 
 
@@ -313,7 +329,7 @@ def test_one_jump_is_one_look() -> None:
 def test_a_posterior_mean_loses_variance_in_it() -> None:
     path, gauss = COSINE, GaussianMixture([1.0], torch.zeros(1, 2).double(), [0.5])
     x = path.prior_sample((5000, 2), path.t_max, seeded(3), dtype=torch.float64)
-    times = samplers.time_grid(path, 10, "log_snr")
+    times = samplers.time_grid(path, 50)
     denoise = gauss.denoiser(path)
     assert samplers.consistency(denoise, x, times, generator=seeded(4)).std() < 0.4
-    assert samplers.ancestral(denoise, x, times, generator=seeded(4)).std() > 0.4
+    assert samplers.ancestral(denoise, x, times, generator=seeded(4)).std() > 0.45

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -50,11 +52,13 @@ def test_its_end_is_that_of_another_solver() -> None:
 
 @given(h=st.floats(1e-3, 5.0))
 def test_moments_are_the_integrals(h: float) -> None:
-    import math
-
     for n, got in enumerate(multistep.moments(h)):
         want, _ = quad(lambda u, n=n: math.exp(u - h) * u**n / math.factorial(n), 0, h)
         assert abs(got - want) < 1e-7 * abs(want) + 1e-14
+
+
+def one(value: float) -> torch.Tensor:
+    return torch.tensor([value], dtype=torch.float64)
 
 
 @given(
@@ -63,11 +67,11 @@ def test_moments_are_the_integrals(h: float) -> None:
 )  # fmt: skip
 def test_derivatives_of_a_parabola_are_exact(a, b, c, gaps, at) -> None:
     places = [at - gaps[0] - gaps[1], at - gaps[0], at]
-    looks = [(u, torch.tensor([a + b * u + c * u**2]).double()) for u in places]
+    looks = [(u, one(a + b * u + c * u**2)) for u in places]
     value, slope, bend = multistep.derivatives(looks)
     assert_close(value, looks[-1][1])
-    assert_close(slope, torch.tensor([b + 2 * c * at]).double(), rtol=1e-7, atol=1e-9)
-    assert_close(bend, torch.tensor([2 * c]).double(), rtol=1e-7, atol=1e-9)
+    assert_close(slope, one(b + 2 * c * at), rtol=1e-7, atol=1e-9)
+    assert_close(bend, one(2 * c), rtol=1e-7, atol=1e-9)
 
 
 def test_it_begins_with_ddim() -> None:

@@ -6,6 +6,7 @@ end to itself. Trained against a teacher's steps, or from data alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffedu.distillation.levels import (
     likely_levels,
     noise_levels,
     pseudo_huber,
+    refuse_checkpoint,
 )
 from diffedu.errors import capturing, require, require_same_shape
 from diffedu.prediction import Prediction, combine, for_batch
@@ -216,19 +218,18 @@ def fit_consistency(
         first: intervals between levels at the start.
         last: the most there will be.
         generator: source of pairs and noise.
-        **options: passed to `training.fit`, such as lr or ema.
+        **options: passed to `training.fit`, such as lr or ema; a checkpoint is refused.
 
     Source: (arXiv 2303.01469, algorithms 2 and 3), with the settings of
     (arXiv 2310.14189, section 3).
     """
-    done = 0
+    refuse_checkpoint(options)
+    done = itertools.count()
 
     def loss_fn(batch: Any, generator: torch.Generator) -> Tensor:
-        nonlocal done
         x0, label = (batch, None) if isinstance(batch, Tensor) else batch
-        count = curriculum(done, steps, first, last)
+        count = curriculum(next(done), steps, first, last)
         levels = noise_levels(count, model.sigma_min, sigma_max)
-        done += 1
         return consistency_loss(
             model, x0, levels, teacher, generator=generator, label=label
         )

@@ -86,3 +86,12 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     gap = (a - b).flatten(1)
     c = 0.00054 * gap.shape[1] ** 0.5 if c is None else c
     return (gap.square().sum(1) + c**2).sqrt() - c
+
+
+def refuse_checkpoint(options: dict[str, object]) -> None:
+    """ValueError if `training.fit` would be asked to go on from a checkpoint."""
+    require(
+        options.get("checkpoint") is None,
+        "a distillation can't go on from a checkpoint: it has stages that a checkpoint "
+        "doesn't know; leave checkpoint= out",
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffedu.denoiser import Denoiser, DenoiserBase
+from diffedu.distillation.levels import refuse_checkpoint
 from diffedu.errors import lookup, require, require_same_shape
 from diffedu.samplers.deterministic import ddim_step
 from diffedu.samplers.walk import checked_times
@@ -162,7 +163,7 @@ def progressive(
         train_steps: training steps of each halving.
         weighting: as of `progressive_loss`.
         generator: source of noise and steps.
-        **options: passed to `training.fit`, such as lr or ema.
+        **options: passed to `training.fit`, such as lr or ema; a checkpoint is refused.
 
     Yields:
         a `Stage` for each halving, most steps first.
@@ -172,6 +173,7 @@ def progressive(
 
     Source: (arXiv 2202.00512, algorithm 2).
     """
+    refuse_checkpoint(options)
     times = checked_times(times)
     ratio = (len(times) - 1) / down_to if down_to >= 1 else 0
     require(
