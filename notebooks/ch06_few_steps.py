@@ -589,7 +589,9 @@ claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2,
 # %% [markdown]
 # On three trainings of teacher and students (seeds 0 to 2) all four inequalities
 # held: with one step the students were 0.039 to 0.040 from the board, their
-# teachers 0.54 to 0.56. A student can't be better than its teacher with 64 steps, except by chance: that
+# teachers 0.54 to 0.56. Look at the middle panel, though: the points have the
+# outline of the board and hardly its squares. Sliced distances see edges poorly,
+# so a small number is not yet a good picture. A student can't be better than its teacher with 64 steps, except by chance: that
 # walk is all it ever saw. And each student belongs to *its* times. The gallery
 # shows what happens on others.
 #
@@ -745,7 +747,9 @@ claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than o
       ddim_1=undistilled[1], control_untrained=raw)
 
 # %% [markdown]
-# On three trainings each (seeds 0 to 2) both inequalities held. Trained from data:
+# The diagonals of the board show, its single squares don't yet: this is a quarter
+# of a minute of training. On three trainings each (seeds 0 to 2) both
+# inequalities held. Trained from data:
 # 0.032 to 0.034 with one jump, 0.028 to 0.033 with two; the gain was once as small
 # as 0.001. Distilled: 0.060 to 0.067, then 0.034 to 0.042. That training came out
 # ahead is no ranking: both recipes are short, and neither was tuned much. The middle level is a choice, found here by trying five; 2303.01469 searches for
@@ -889,6 +893,10 @@ report("ch06", "the best of the trained net's scoreboard at 1, 2 and 4 evaluatio
        million_operations=[e.flops / 1e6 for e in best.values()])
 
 # %% [markdown]
+# Colours come back in the right panel: the three curves that lie low at one
+# evaluation are the distilled models, and the six that begin together at the top
+# are samplers of the undistilled one.
+#
 # One network and one seed: differences of a few thousandths between the low curves
 # are not settled by this picture, so it is a report and no claim. What is settled
 # is the gap between the distilled and all others at one and two evaluations.
