@@ -591,7 +591,9 @@ claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2,
 # held: with one step the students were 0.039 to 0.040 from the board, their
 # teachers 0.54 to 0.56. Look at the middle panel, though: the points have the
 # outline of the board and hardly its squares. Sliced distances see edges poorly,
-# so a small number is not yet a good picture. A student can't be better than its teacher with 64 steps, except by chance: that
+# so a small number is not yet a good picture.
+#
+# A student can't be better than its teacher with 64 steps, except by chance: that
 # walk is all it ever saw. And each student belongs to *its* times. The gallery
 # shows what happens on others.
 #
@@ -749,10 +751,12 @@ claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than o
 # %% [markdown]
 # The diagonals of the board show, its single squares don't yet: this is a quarter
 # of a minute of training. On three trainings each (seeds 0 to 2) both
-# inequalities held. Trained from data:
-# 0.032 to 0.034 with one jump, 0.028 to 0.033 with two; the gain was once as small
-# as 0.001. Distilled: 0.060 to 0.067, then 0.034 to 0.042. That training came out
-# ahead is no ranking: both recipes are short, and neither was tuned much. The middle level is a choice, found here by trying five; 2303.01469 searches for
+# inequalities held. Trained from data: 0.032 to 0.034 with one jump, 0.028 to 0.033
+# with two; the gain was once as small as 0.001. Distilled: 0.060 to 0.067, then
+# 0.034 to 0.042. That training came out ahead is no ranking: both recipes are
+# short, and neither was tuned much.
+#
+# The middle level is a choice, found here by trying five; 2303.01469 searches for
 # it as well. A consistency model is a `Denoiser` to any sampler. But its `x0` is
 # the end of the way and not the posterior mean, so its `eps` and `score` are not
 # those of the noised data.
