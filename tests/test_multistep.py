@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import PATHS, oracle
 from scipy.integrate import quad
@@ -50,6 +50,7 @@ def test_its_end_is_that_of_another_solver() -> None:
     assert_close(exact_end(path), other, rtol=0, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(h=st.floats(1e-3, 5.0))
 def test_moments_are_the_integrals(h: float) -> None:
     for n, got in enumerate(multistep.moments(h)):
@@ -61,6 +62,7 @@ def one(value: float) -> torch.Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
+@settings(deadline=None)
 @given(
     a=st.floats(-2, 2), b=st.floats(-2, 2), c=st.floats(-2, 2),
     gaps=st.tuples(st.floats(0.1, 2), st.floats(0.1, 2)), at=st.floats(-3, 3),
