@@ -5,6 +5,8 @@ looks inside it.
 """
 
 from diffedu import (
+    cost,
+    distillation,
     families,
     features,
     likelihood,
@@ -31,6 +33,8 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "cost",
+    "distillation",
     "families",
     "features",
     "likelihood",

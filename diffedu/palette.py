@@ -18,6 +18,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "heun": GREEN,
         "dpm_solver_2": PURPLE,
         "dpm_solver_pp_2m": ORANGE,
+        "dpm_solver_pp_3m": BLACK,
         "euler_maruyama": GREY,
         "predictor_corrector": BROWN,
     },
@@ -31,6 +32,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "langevin": ORANGE,
         "annealed_langevin": PURPLE,
         "mala": GREEN,
+        "truth": BLACK,
+    },
+    "few_steps": {
+        "ddim": BLUE,
+        "progressive": VERMILION,
+        "consistency_training": GREEN,
+        "consistency_distillation": PURPLE,
         "truth": BLACK,
     },
     "sources": {

@@ -10,7 +10,9 @@ from diffedu.samplers.deterministic import (
     euler,
     heun,
 )
+from diffedu.samplers.fewstep import consistency
 from diffedu.samplers.grid import SPACINGS, time_grid
+from diffedu.samplers.multistep import dpm_solver_pp_3m
 from diffedu.samplers.stochastic import (
     ancestral,
     annealed_langevin,
@@ -28,6 +30,7 @@ SAMPLERS = {
         heun,
         dpm_solver_2,
         dpm_solver_pp_2m,
+        dpm_solver_pp_3m,
         euler_maruyama,
         predictor_corrector,
         annealed_langevin,
@@ -42,12 +45,14 @@ __all__ = [
     "ancestral",
     "annealed_langevin",
     "churn_growth",
+    "consistency",
     "ddim",
     "ddim_invert",
     "ddim_step",
     "dpm_solver_2",
     "dpm_solver_pp_2m",
     "edm_stochastic",
+    "dpm_solver_pp_3m",
     "euler",
     "euler_maruyama",
     "heun",
