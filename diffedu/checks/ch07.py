@@ -1,4 +1,6 @@
-"""Checks of chapter 7's exercises: paths, straightness, couplings, bridges, steering."""
+"""Checks of chapter 7's exercises: paths, straightness, couplings; see also
+`ch07_gradients` for bridges and steering.
+"""
 
 from __future__ import annotations
 
