@@ -5,6 +5,7 @@ looks inside it.
 """
 
 from diffedu import (
+    features,
     flows,
     losses,
     metrics,
