@@ -356,7 +356,7 @@ for name, schedule in paths.items():
     log_snr, x, scale = one_way(schedule)
     left.plot(log_snr, x, color=style.colour(name), label=name)
     right.plot(log_snr, x / scale, color=style.colour(name), lw=1.5)
-left.set(xlabel="log-SNR (noise on the left)", ylabel="first coordinate", yscale="symlog")
+left.set(xlabel="log-SNR", ylabel="first coordinate", yscale="symlog")
 left.legend()
 right.set(xlabel="log-SNR", ylabel=r"the same, over $\alpha + \sigma$")
 left.set_title("Five paths in their own units")
