@@ -179,7 +179,7 @@ def log_q(x, t):
     return world.at(path, t).log_prob(x)
 
 
-def residual(velocity, x, t, h=1e-4):
+def residual(velocity, x, t, h=1e-5):
     rate = (log_q(x, t + h) - log_q(x, t - h)) / (2 * h)
     x = x.detach().requires_grad_()
     u = velocity(x, t)

@@ -47,7 +47,7 @@ def test_the_bridge_obeys_continuity_and_its_score_is_the_gradient(path, t):
     off = flows.continuity_residual(
         lambda x, t: density(bridge, x, t), lambda x, t: bridge(x, t).velocity, x, t
     )
-    assert off.abs().max() < 1e-5
+    assert off.abs().max() < 1e-4
     x.requires_grad_()
     (slope,) = torch.autograd.grad(density(bridge, x, t).sum(), x)
     torch.testing.assert_close(bridge(x, t).score, slope)

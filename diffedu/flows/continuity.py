@@ -14,7 +14,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 def continuity_residual(
-    log_density: Density, velocity: Velocity, x: Tensor, t: float, h: float = 1e-4
+    log_density: Density, velocity: Velocity, x: Tensor, t: float, h: float = 1e-5
 ) -> Tensor:
     """d log p/dt + velocity . grad log p + div velocity: 0 where p is carried along.
 
