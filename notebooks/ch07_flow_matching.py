@@ -111,7 +111,7 @@ assert_close(velocity_by_hand(x_t, t), seen.velocity)
 # %% [markdown]
 # Now move points along the average velocity, from noise at $t=1$ to data at
 # $t=0$, in small steps of Euler's method, $x \leftarrow x - h\,u_t(x)$. On the
-# flow path this is the probability-flow ODE. Left: twelve pairs and their
+# flow path this is the probability-flow ODE. Left: sixty pairs and their
 # lines, which cross. Right: where the average velocity takes the same noise.
 # Paths of an ODE never cross, since at each place there is one arrow.
 
@@ -437,8 +437,9 @@ print("farthest end of one step from the mean of the data is below 1e-12:",
 # $$\mathbb E\|x_1 - x_0\|^2_{\text{ends of the ODE}} \le
 # \mathbb E\|x_1 - x_0\|^2_{\text{pairs of the training}},$$
 #
-# since the velocity is a conditional mean and by Jensen's inequality a mean has
-# no larger norm. And over $K$ reflows the smallest $S$ falls at least like
+# since $x_1-x_0$ on the left is the time average of the velocity, the velocity
+# is a conditional mean of the $x_1-x_0$ on the right, and by Jensen's
+# inequality neither average can raise a convex cost. And over $K$ reflows the smallest $S$ falls at least like
 # $1/K$. How fast the first one acts is a question for an experiment.
 
 # %%
@@ -972,7 +973,7 @@ def misfit(x0):
 # The chain rule at work. By hand, one gradient is pushed back through the solve
 # and a small step taken. The library's `d_flow` uses L-BFGS with a line search,
 # as the paper does, and can add $-\log$ of the density that the length of noise
-# has (`prior=1.0`), so that no source is found that noise never draws.
+# has (`prior=1.0`), so that a source keeps a length that noise would have.
 
 # %%
 def one_descent(x1, rate=1e-3):
@@ -1025,9 +1026,9 @@ for ax, title, (name, x) in zip(axes, titles, clouds.items(), strict=True):
     ax.set_xlabel("first coordinate")
 axes[0].set_ylabel("second coordinate")
 style.show(fig, "Points with first coordinate near 0.7, marked by a dotted line. The "
-           "exact posterior lies in two spots of the ring; D-Flow's points "
-           "mostly too, while moving points without the flow spreads them "
-           "over the whole line, off the data.")
+           "exact posterior lies in three spots of the ring and D-Flow's "
+           "points in two of them, while points that were moved without the flow "
+           "lie on the line, many of them off the data.")
 claim("ch07", "D-Flow meets the observation and stays on the data",
       fit["learned"] > 0.9 and likely["learned"] > likely["noise"] + 0.1,
       meets_y=fit["learned"], on_data=likely["learned"],
