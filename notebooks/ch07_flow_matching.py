@@ -439,8 +439,9 @@ print("farthest end of one step from the mean of the data is below 1e-12:",
 #
 # since $x_1-x_0$ on the left is the time average of the velocity, the velocity
 # is a conditional mean of the $x_1-x_0$ on the right, and by Jensen's
-# inequality neither average can raise a convex cost. And over $K$ reflows the smallest $S$ falls at least like
-# $1/K$. How fast the first one acts is a question for an experiment.
+# inequality neither average can raise a convex cost. And over $K$ reflows the
+# smallest $S$ falls at least like $1/K$. How fast the first one acts is a
+# question for an experiment.
 
 # %%
 from diffedu import training
