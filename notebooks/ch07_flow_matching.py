@@ -550,7 +550,7 @@ claim("F22", "a flow costs less than random pairs, and reflow does not raise the
 # lands where a hundred do. The shuffled control is as curved as the first flow:
 # it is the pairs that matter. Most of the fall of the transport cost comes from
 # the first training, which replaces random pairs by the ends of an ODE; reflow
-# lowers it by a little more. SEEDS22
+# lowers it by a little more.
 #
 # On straight paths one step is enough, and then $t$ is always 1. So the last
 # move of rectified flow is to **distil**: train on the pairs at $t=1$ only,
@@ -702,7 +702,9 @@ claim("ch07", "optimal pairs straighten a flow in one training", S_ot < S_1 / 5,
 # One training with good pairs is nearly as straight as two with reflow. It does
 # not get all the way, because a batch's plan is not the plan of the
 # distributions: a point of noise meets other partners in other batches, and
-# their mean bends the path. SEEDSOT
+# their mean bends the path. Reflow's curve is flat, but higher: from one step to
+# 32 it is as far from the truth as the first flow was in 32 steps, whose ends it
+# learned.
 #
 # In two dimensions 128 points fill the plane well enough. In 3,000 dimensions
 # the nearest of 128 noise images is hardly nearer than any other, and the gain
@@ -799,7 +801,7 @@ claim("ch07", "eights become threes; with optimal pairs they change less",
 # into threes by this measure, with half the change. (Last row: a double exposure,
 # and a nearest neighbour does not mind.) A flow between two
 # sets is a sampler of the second set, with a wish to stay close; it is no proof
-# that *this* three belongs to that eight. SEEDSIMG
+# that *this* three belongs to that eight.
 #
 # ## 7.9 Stochastic interpolants: noise on the way
 #
@@ -1170,8 +1172,8 @@ style.show(fig, "Four failures: paths that run outward, that end in a blurred ri
 # | what you see | look for |
 # |---|---|
 # | points fly apart | the sign of the velocity; whose $t$ is it? |
-# | right shape, wrong size or blurred | the time that the network is told |
-# | overshoot | step lengths that do not add up to 1 |
+# | a small, blurred ring | the time that the network is told |
+# | too wide or too narrow | step lengths that do not add up to 1 |
 # | everything ends in the mean | $x_1$ fed for $x_t$; or one step with random pairs |
 # | reflow does not straighten | pairs that were shuffled on their way to the loss |
 
