@@ -361,9 +361,9 @@ print(f"y is met: {bool((x0 @ A.T - y).abs().max() < 0.01)}; "
 # %% [markdown]
 # ## Exercise 6. Do a flow's features know as much as a diffusion model's?
 #
-# *Difficulty 4 of 5 · 45 minutes · graded by hand*
+# *Difficulty 4 of 5 · 45 minutes*
 #
-# Part II of the course probes the hidden states of diffusion models. Suppose
+# (Graded by hand.) Part II probes the hidden states of diffusion models. Suppose
 # you train two U-Nets of one size on the same images, one with flow matching on
 # the straight path, one that predicts the noise on the cosine path. Design an
 # experiment that says whether the *path* makes a difference to what their
