@@ -550,7 +550,9 @@ claim("F22", "a flow costs less than random pairs, and reflow does not raise the
 # lands where a hundred do. The shuffled control is as curved as the first flow:
 # it is the pairs that matter. Most of the fall of the transport cost comes from
 # the first training, which replaces random pairs by the ends of an ODE; reflow
-# lowers it by a little more.
+# lowers it by a little more. (On three seeds, two of them with 1,500 steps,
+# $S$ fell from 0.65-0.67 to 0.0004-0.0010 and the error of one step from 1.0 to
+# 0.04-0.06.)
 #
 # On straight paths one step is enough, and then $t$ is always 1. So the last
 # move of rectified flow is to **distil**: train on the pairs at $t=1$ only,
@@ -958,10 +960,11 @@ claim("ch07", "every diffusion leads to the same data", max(far) < 2 * floor + 0
 report("ch07", "the same with a learned field", diffusion=[0.0, 0.5], distance=net_far)
 
 # %% [markdown]
-# The ends of all four walks are as far from the goal as the solver's 100 steps
-# leave them, a little above the distance of two samples of the truth. With the
-# learned field they are farther, and there the diffusion helps: its Langevin part
-# corrects what the velocity did wrong, as in chapter 3.
+# All four walks end equally close to the goal, at two to three times the distance
+# of two samples of the truth; what is left includes the error of 100 Euler steps.
+# The learned field ends farther away. In this one run the walk with diffusion is
+# the better of its two, as one would expect where Langevin's part can correct
+# what the velocity did wrong; we report it and do not claim it.
 #
 # Diffusion models are the special case in which $x_1$ is noise
 # itself: then $b_t x_1$ plays $\gamma_t z$, the score needs no extra noise, and
