@@ -92,6 +92,14 @@ TABLE: dict[str, list[Symbol]] = {
         Symbol(r"w(t)", "w", "weighting", "weight of the squared error of x0"),
         Symbol(r"\mathrm{KL}", "KL", "kl", "Kullback-Leibler divergence, in nats"),
     ],
+    "Flows": [
+        Symbol("x_1", "x_1", "x1", "what stands at t = 1: noise, or a second data set"),
+        Symbol("u_t(x)", "u", "velocity", "mean velocity of all pairs that pass x"),
+        Symbol("S", "S", "straightness", "variance over time of a path's velocity"),
+        Symbol(
+            r"\gamma_t", "gamma", "gamma", "noise that an interpolant adds on the way"
+        ),
+    ],
     "Sampling": [
         Symbol(r"\eta", "eta", "eta", "0 is deterministic DDIM, 1 is ancestral"),
         Symbol("N", "N", "steps", "number of steps of a sampler"),
