@@ -31,7 +31,7 @@ def convolve(u: Tensor, kernel: Tensor) -> Tensor:
 
 
 def scan(u: Tensor, decay: Tensor, into: Tensor, out: Tensor) -> Tensor:
-    """The same by running the state: h_k = decay h_{k-1} + into u_k, y_k = 2 Re out h_k.
+    """The same by running h_k = decay h_{k-1} + into u_k, y_k = 2 Re(out h_k).
 
     Args:
         u: shape (B, width, N).
