@@ -165,13 +165,15 @@ def test_uvit_answers_in_the_shape_of_x(classes, skips):
 def test_long_skips_pair_the_first_block_with_the_last():
     net = awake(nets.UViT(3, 8, patch=2, width=16, depth=5).double())
     inputs, outputs = {}, {}
+
+    def hook(name):
+        def note(_, given, out):
+            inputs[name], outputs[name] = given, out
+
+        return note
+
     for name in net.blocks():
-        net.get_submodule(name).register_forward_hook(
-            lambda _, given, out, name=name: (
-                inputs.update({name: given}),
-                outputs.update({name: out}),
-            )
-        )
+        net.get_submodule(name).register_forward_hook(hook(name))
     net(torch.randn(2, 3, 8, 8).double(), torch.rand(2).double())
     for late, early in (("up.0", "down.1"), ("up.1", "down.0")):
         assert torch.equal(inputs[late][1], outputs[early])
