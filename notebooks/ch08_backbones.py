@@ -23,6 +23,7 @@ import torch
 
 from diffedu import Denoiser, EmpiricalDenoiser, latents, losses, nets, style, training
 from diffedu.claims import budget, claim, recorded, report, save_recorded
+
 style.use()
 
 # %% [markdown]
@@ -154,10 +155,9 @@ def gradient_map(net):
     return torch.autograd.grad(centre, x)[0][0].abs().sum(0)
 
 # %%
-def widths(map, least=0.0):
-    """Columns and rows in which the map is above `least` times its largest value."""
-    there = map > least * map.max()
-    return [int(there.any(axis).sum()) for axis in (0, 1)]
+def width(reach):
+    """The number of columns in which the map is above zero."""
+    return int((reach > 0).any(0).sum())
 
 # %%
 def levels(n):
@@ -165,25 +165,25 @@ def levels(n):
 
 
 maps = {n: gradient_map(blind(levels(n))) for n in (1, 2, 3)}
-seen = {n: max(widths(map)) for n, map in maps.items()}
-with_norms = max(widths(gradient_map(levels(1))))
-looking = wake(nets.UNet(3, 64, width=8, multipliers=(1, 1, 1, 1), attention=(8,)))
-with_attention = max(widths(gradient_map(blind(looking))))
+seen = {n: width(reach) for n, reach in maps.items()}
+with_norms = width(gradient_map(levels(1)))
+looking = wake(nets.UNet(3, 64, width=8, multipliers=(1, 1), attention=(32,)))
+with_attention = width(gradient_map(blind(looking)))
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
-for ax, (n, map) in zip(axes, maps.items(), strict=True):
-    shown = (map / map.max()).clamp(min=1e-6).log10()
+for ax, (n, reach) in zip(axes, maps.items(), strict=True):
+    shown = (reach / reach.max()).clamp(min=1e-6).log10()
     picture = ax.imshow(shown, vmin=-6, vmax=0, cmap="magma")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"{n} level{'s' * (n > 1)}: {seen[n]} pixels")
 fig.colorbar(picture, ax=axes, shrink=0.8, label="$\\log_{10}$ of the gradient")
-style.show(fig, "Gradient of the centre of the answer in a 64 by 64 input, for U-Nets of "
-           "one, two and three levels. One level sees a square of 17 pixels; each "
+style.show(fig, "Gradient of the centre of the answer in a 64 by 64 input, for U-Nets "
+           "of one, two and three levels. One level sees a square of 17 pixels; each "
            "further level about doubles it.")
-claim("ch08", "a U-Net of one level sees 17 pixels, and each halving of the grid widens it",
+claim("ch08", "a U-Net of one level sees 17 pixels; each halving of the grid adds more",
       seen[1] == 17 < seen[2] < seen[3], one=seen[1], two=seen[2], three=seen[3],
-      control_with_norms=with_norms)
+      with_attention=with_attention, control_with_norms=with_norms)
 
 # %% [markdown]
 # The colours fall by powers of ten towards the rim: what a network *can* see is more
@@ -252,12 +252,12 @@ style.label_lines(ax)
 ax.set(xlabel="tokens", ylabel="operations", xlim=(50, 30_000),
        title="Only the full product grows with the square")
 style.show(fig, "Counted operations against the number of tokens on two log axes. The "
-           "product over all pairs has slope two and overtakes the linear layers near 128 "
-           "tokens; windows of 64 tokens and the linear layers have slope one.")
+           "product over all pairs has slope two and overtakes the linear layers near "
+           "128 tokens; windows of 64 tokens and the linear layers have slope one.")
 slope, slope_windowed = (
     torch.tensor(v[-1] / v[0]).log2().item() / 6 for v in (full, windowed)
 )
-claim("ch08", "attention's products grow with the square of the tokens, windows linearly",
+claim("ch08", "attention's products grow with the square of the tokens, windows don't",
       abs(slope - 2) < 1e-3 and abs(slope_windowed - 1) < 1e-3,
       slope=slope, control_windowed=slope_windowed)
 
@@ -423,14 +423,14 @@ draw_unet(axes[0], u_rows)
 draw_dit(axes[1], axes[2], d_rows, transformer.block[0])
 axes[0].set_title("A U-Net trades pixels for channels and hands detail across")
 axes[1].set_title("A DiT keeps its 64 tokens from end to end")
-axes[2].set_title("In an adaLN-Zero block a third of the weights listen to the condition")
+axes[2].set_title("A third of an adaLN-Zero block's weights listen to the condition")
 fig.tight_layout()
 style.show(fig, "Three rows drawn from the modules. The U-Net's seven blocks go from a "
            "grid of 16 to 8 to 4 and back, with dashed skips. The transformer's six "
-           "blocks all have 64 tokens of 80 numbers. A bar chart of one block's weights: "
-           "feed-forward most, modulation next, then the mixer; the norms have none.")
-claim("A-3", "each network answers the shape it was given; a new adaLN-Zero block is the "
-      "identity", u_out.shape == d_out.shape == noisy.shape and moved < 1e-6,
+           "blocks all have 64 tokens of 80 numbers. A bar chart of one block's "
+           "weights: feed-forward most, modulation next, then the mixer; the norms have none.")
+claim("A-3", "each network answers the shape it was given; a new adaLN-Zero block is "
+      "the identity", u_out.shape == d_out.shape == noisy.shape and moved < 1e-6,
       unet=list(u_out.shape), dit=list(d_out.shape), moved=moved, control_woken=woken)
 
 # %% [markdown]
@@ -452,12 +452,11 @@ def train(net, data, steps, seed):
     """The averaged denoiser after so many steps at batch 16."""
     denoise = Denoiser(net, cosine, predicts="v")
     dice = torch.Generator().manual_seed(seed)
-    for state in training.fit(
+    *_, state = training.fit(
         denoise, lambda x0, g: losses.denoising(denoise, x0, generator=g),
         training.batches(data, 16, dice), steps=steps, lr=2e-3, warmup=10, ema=0.97,
         generator=dice, progress=False,
-    ):  # fmt: skip
-        pass
+    )  # fmt: skip
     return state.ema
 
 # %%
@@ -528,13 +527,13 @@ for name, (patch, depth) in kinds.items():
     ax.semilogx([flops[name]] * 3, runs[name]["loss"], marker, color=colour, mfc="none")
 for patch in (2, 4, 8):
     ax.annotate(f"patch {patch}", (flops[f"{patch} 2"], mean[f"{patch} 2"] + 0.02))
-ax.set(xlabel="million operations a look", ylabel="loss on unseen images", ylim=(0, 0.55),
-       title="Smaller patches lower the loss; depth, so early, doesn't")
-style.show(fig, "Loss against counted operations for six small transformers, three seeds "
-           "each; circles have two blocks, squares four. The loss falls from patch 8 to 4 "
-           "to 2; at each patch size the two depths lie together.")
-claim("F23", "over patch sizes and depths the loss falls with compute (recorded, each of "
-      "three seeds)", max(rho) <= -0.7 and abs(again - runs["8 2"]["loss"][0]) < 0.02
+ax.set(xlabel="million operations a look", ylabel="loss on unseen images",
+       ylim=(0, 0.55), title="Smaller patches lower the loss; depth, so early, doesn't")
+style.show(fig, "Loss against counted operations for six small transformers, three "
+           "seeds each; circles have two blocks, squares four. The loss falls from patch "
+           "8 to 4 to 2; at each patch size the two depths lie together.")
+claim("F23", "over patch sizes and depths the loss falls with compute (recorded, each "
+      "of three seeds)", max(rho) <= -0.7 and abs(again - runs["8 2"]["loss"][0]) < 0.02
       and all(abs(flops[n] / runs[n]["megaflops"] - 1) < 1e-6 for n in runs),
       rank_correlation=rho, again=again, recorded=runs["8 2"]["loss"][0])
 report("F23", "loss at four blocks minus loss at two, mean of three seeds",
@@ -609,7 +608,7 @@ if budget(laptop=False, full=True):
 # %%
 runs = recorded("f24")["results"]
 gap = {name: sum(run["loss"]) / 3 for name, run in runs.items()}
-live = {skips: judge(train(small_uvit(skips, 0, patch=4), data, 150, 0))
+live = {skips: judge(train(small_uvit(skips, 0, patch=4), data, 60, 0))
         for skips in (True, False)}
 flops_again = megaflops(small_uvit(True, 0), (3, 16, 16))
 
@@ -622,13 +621,13 @@ for place, (name, run) in enumerate(runs.items()):
     ax.annotate(cost, (place + 0.15, gap[name]), va="center", fontsize=8)
 ax.set(xticks=[0, 1], xticklabels=["with long skips", "without"], xlim=(-0.4, 2),
        ylabel="loss on unseen images", title="Long skips lower the loss at equal steps")
-style.show(fig, "Loss of a small U-ViT with and without long skips, three seeds each and "
-           "their mean; every network with skips lies below every one without.")
-claim("F24", "at equal steps the U-ViT with long skips has the lower loss (recorded, mean "
-      "of three seeds)", gap["with"] < gap["without"]
+style.show(fig, "Loss of a small U-ViT with and without long skips, three seeds each "
+           "and their mean; every network with skips lies below every one without.")
+claim("F24", "at equal steps the U-ViT with long skips has the lower loss (recorded, "
+      "mean of three seeds)", gap["with"] < gap["without"]
       and abs(flops_again / runs["with"]["megaflops"] - 1) < 1e-6,
       with_skips=runs["with"]["loss"], without=runs["without"]["loss"])
-report("F24", "the same with patches of 4 pixels and one seed, trained here",
+report("F24", "the same with patches of 4 pixels, 60 steps and one seed, trained here",
        with_skips=live[True], without=live[False])
 
 # %% [markdown]
@@ -661,7 +660,8 @@ def scan(u, decay, into, out):
 # The scan is a loop over tokens, which a computer cannot do side by side. But all of
 # it is linear, so it is a convolution with the answer to a single impulse,
 #
-# $$y_k = \sum_{j\le k} K_j\,u_{k-j},\qquad K_j = 2\,\mathrm{Re}\,\big(C\bar B\bar A^j\big),$$
+# $$y_k = \sum_{j\le k} K_j\,u_{k-j},\qquad
+# K_j = 2\,\mathrm{Re}\,\big(C\bar B\bar A^j\big),$$
 #
 # and the fast Fourier transform does it in $N\log N$. The rows are padded to twice
 # their length, or the end of the row would leak into its beginning.
@@ -711,11 +711,11 @@ def deaf(width):
 
 
 mixers = {"attention": None, "state_space": nets.StateSpace, "control_deaf": deaf}
-loss = {name: judge(train(mixed_dit(m), data, 150, 0)) for name, m in mixers.items()}
+loss = {name: judge(train(mixed_dit(m), data, 100, 0)) for name, m in mixers.items()}
 report("ch08", "loss of a small DiT with each mixer, one seed", **loss)
 
 # %% [markdown]
-# One seed and 150 steps rank nothing; they show that the exchange works and what
+# One seed and 100 steps rank nothing; they show that the exchange works and what
 # hearing other tokens is worth. For long rows the picture is Mamba's
 # (2312.00752), whose states depend on the input; its followers for diffusion are DiS
 # (2402.05608), ZigMa (2403.13802), which changes the reading order from layer to
@@ -731,7 +731,8 @@ report("ch08", "loss of a small DiT with each mixer, one seed", **loss)
 # $u$ with mean $m$ and covariance $\Sigma = V\Lambda V^\top$, keep the first $d$
 # eigenvectors:
 #
-# $$z = \Lambda_d^{-1/2}\,V_d^\top (u - m),\qquad \hat u = V_d\,\Lambda_d^{1/2} z + m .$$
+# $$z = \Lambda_d^{-1/2}\,V_d^\top (u - m),\qquad
+# \hat u = V_d\,\Lambda_d^{1/2} z + m .$$
 
 # %%
 rows = patchify(data, 2).flatten(0, 1).double()  # 4096 x 64 patches of 12 numbers
@@ -926,21 +927,22 @@ frechet = {f: runs[str(f)]["frechet"] for f in factors}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.5))
 left.loglog(factors, errors, "o", color=style.colour("learned"), mfc="none")
 left.loglog(factors, errors.mean(1), color=style.colour("learned"))
-left.set(ylabel="squared error of reconstruction", title="What is lost grows with $f$ …")
+left.set(ylabel="squared error of reconstruction", title="What is lost grows …")
 right.loglog(factors, list(frechet.values()), "o-", color=style.colour("learned"),
              label="samples")
 right.loglog(factors, [runs[str(f)]["frechet_reconstructed"] for f in factors], "s--",
              color=style.colour("data"), label="reconstructions")
-right.set(ylabel="Frechet distance", title="… what is gained is compute (one seed)")
+right.set(ylabel="Frechet distance", title="… what is gained is compute")
 right.legend()
 for ax in (left, right):
     ax.set_xticks(factors, [str(f) for f in factors])
     ax.set(xlabel="compression $f$ along each side")
     ax.minorticks_off()
-style.show(fig, "Left: reconstruction error of autoencoders against compression 1, 2, 4, "
-           "8, three seeds, rising. Right: Frechet distance of samples at equal compute "
-           "and of reconstructions, one seed each.")
-claim("F25", "reconstruction error rises with compression (recorded, each of three seeds)",
+style.show(fig, "Left: reconstruction error of autoencoders against compression 1, 2, "
+           "4, 8, three seeds, rising. Right: Frechet distance of samples at equal "
+           "compute and of reconstructions, one seed each.")
+claim("F25", "reconstruction error rises with compression (recorded, on each of three "
+      "seeds)",
       bool((errors.diff(dim=0) > 0).all())
       and abs(again / runs["8"]["error"][0] - 1) < 0.05,
       **{f"f{f}": errors[i].mean() for i, f in enumerate(factors)}, f8_again=again)
@@ -963,7 +965,7 @@ report("F25", "squared error of patch PCA with so many of 12 components",
 # | way | how | carries |
 # |---|---|---|
 # | FiLM, adaLN | a vector scales and shifts every channel | what fits in one vector |
-# | concatenation | more channels, or more features, at the input | a picture, pixel by pixel |
+# | concatenation | more channels at the input | a picture, pixel by pixel |
 # | cross-attention | hidden states look at a row of words | a text, word by word |
 #
 # Cross-attention is attention whose keys and values come from elsewhere: the queries
@@ -1052,8 +1054,8 @@ def learn(make, seed):
 ways = {"added": lambda: ByVector(True), "side_by_side": lambda: ByVector(False),
         "looking": ByLooking}
 left_over = {name: [learn(make, s) for s in range(3)] for name, make in ways.items()}
-claim("ch08", "no training recovers the order of words from their sum; concatenation and "
-      "cross-attention keep it (three seeds)",
+claim("ch08", "no training recovers the order of words from their sum; concatenation "
+      "and cross-attention keep it (three seeds)",
       min(left_over["added"]) > bound - 1e-6
       and max(left_over["side_by_side"] + left_over["looking"]) < 0.1 * bound,
       bound=bound, **left_over)
@@ -1077,7 +1079,8 @@ labelled = ShapeWorld(size, "plain_rotated").batch(256, start=2**40)
 @torch.no_grad()
 def caption_loss(caption):
     t = torch.linspace(0.3, 0.95, 256)
-    noise = torch.randn(labelled.images.shape, generator=torch.Generator().manual_seed(3))
+    dice = torch.Generator().manual_seed(3)
+    noise = torch.randn(labelled.images.shape, generator=dice)
     return losses.denoising(captioned, labelled.images, t=t, noise=noise,
                             caption=caption).item()
 
@@ -1099,7 +1102,8 @@ captions = [c for c in captions if set(c.split()) <= set(VOCABULARY)]
 ids = torch.stack([encode(c) for c in captions]).repeat_interleave(6, 0)
 noise = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(4))
 start = noise.repeat(len(captions), 1, 1, 1)
-made = samplers.ddim(captioned, start, samplers.time_grid(cosine, steps=20), caption=ids)
+times = samplers.time_grid(cosine, steps=20)
+made = samplers.ddim(captioned, start, times, caption=ids)
 
 # %%
 looks, seen = [m for m in captioned.modules() if isinstance(m, nets.CrossAttention)], []
@@ -1117,17 +1121,19 @@ words = captions[-1].split()
 fig = plt.figure(figsize=(8.4, 3.8))
 left, right = fig.subfigures(1, 2, width_ratios=(1.1, 1))
 ax = left.subplots()
-style.images(ax, made.clamp(-1, 1), columns=6, title="One row a caption, one column a noise")
+style.images(ax, made.clamp(-1, 1), columns=6,
+             title="One row a caption, one column a noise")
 for i, caption in enumerate(captions):
     ax.text(-2, (i + 0.5) * (size + 1), caption.replace(" ", "\n"), ha="right",
             va="center", fontsize=7)
-for ax, word, map in zip(right.subplots(2, 2).flat, words, maps[-6].unbind(2), strict=True):
-    ax.imshow(map, vmin=0, cmap="Greys")
+of_each = maps[-6].unbind(2)
+for ax, word, share in zip(right.subplots(2, 2).flat, words, of_each, strict=True):
+    ax.imshow(share, vmin=0, cmap="Greys")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"“{word}”", fontsize=9)
-style.show(fig, "Left: samples for four captions, six each; the named hues, shapes and "
-           "sides appear. Right: for one sample, where the coarse grid looks at each of "
-           "the four words of its caption.")
+style.show(fig, "Left: samples for four captions, six each; the named hues, shapes "
+           "and sides appear. Right: for one sample, where the coarse grid looks at each "
+           "of the four words of its caption.")
 
 # %% [markdown]
 # ## 8.11 A gallery of failures
@@ -1148,10 +1154,10 @@ def wrong_channels(tokens, p=4, channels=3):
 
 
 z, coder = coders[4].to_latents(x), coders[4]
-unscaled, centre = coder.to_images(z / coder.std[:, None, None]), coder.to_images(0 * z)
+unscaled, centre = (coder.to_images(a) for a in (z / coder.std[:, None, None], 0 * z))
 shown = {"as it should be": x, "rows for columns": wrong_axes(patchify(x, 4)),
-         "channels last": wrong_channels(patchify(x, 4)), "deviation forgotten": unscaled,
-         "mean forgotten": coder.to_images(z) - centre}
+         "channels last": wrong_channels(patchify(x, 4)),
+         "deviation forgotten": unscaled, "mean forgotten": coder.to_images(z) - centre}
 
 # %%
 fig, axes = plt.subplots(1, 5, figsize=(8.4, 2.4))
@@ -1159,8 +1165,8 @@ for ax, (name, pictures_) in zip(axes, shown.items(), strict=True):
     style.images(ax, pictures_.clamp(-1, 1), columns=2)
     ax.set_title(name, fontsize=9)
 style.show(fig, "Five panels of the same four images: right, with rows and columns of "
-           "patches exchanged, with channels read last, with latents not scaled back, and "
-           "without the mean.")
+           "patches exchanged, with channels read last, with latents not scaled back, "
+           "and without the mean.")
 
 # %% [markdown]
 # Mistakes in a network show as a loss that is too high, and nothing else. Without
@@ -1182,19 +1188,22 @@ class NoTime(torch.nn.Module):
 lost = mixed_dit(None)
 lost.places.zero_()
 behind = {"told": loss["attention"],
-          "no_places": judge(train(lost, data, 150, 0)),
-          "no_time": judge(train(NoTime(mixed_dit(None)), data, 150, 0))}
-report("ch08", "loss after 150 steps, one seed", **behind)
+          "no_places": judge(train(lost, data, 100, 0)),
+          "no_time": judge(train(NoTime(mixed_dit(None)), data, 100, 0))}
+report("ch08", "loss after 100 steps, one seed", **behind)
 
 # %% [markdown]
 # ## 8.12 What was scaled down, and what is left out
 #
-# | here | in the paper |
-# |---|---|
-# | DiT: 16 pixels, width 48, depth 2 and 4, 150 steps at batch 16 | latents of 32 × 32, width 384 to 1152, depth 12 to 28, 400,000 steps at batch 256 (2212.09748) |
-# | U-ViT: width 48, depth 5; its last convolution starts at zero here | width 512 and more, depth 13 and more (2209.12152) |
-# | autoencoder: squared error and a light KL | with perceptual and adversarial losses, and a version with a codebook (2112.10752) |
-# | S4D: fixed states, read row by row | input-dependent states and better orders (2312.00752, 2403.13802) |
+# - **DiT**: 16 pixels, width 48, depth 2 and 4, 150 steps at batch 16. The paper:
+#   latents of $32\times32$, widths from 384 to 1152, depths from 12 to 28, 400,000
+#   steps at batch 256 (2212.09748).
+# - **U-ViT**: width 48, depth 5; its last convolution starts at zero here. The paper:
+#   widths from 512, depths from 13 (2209.12152).
+# - **Autoencoder**: squared error and a light KL. The paper adds a perceptual and an
+#   adversarial loss, and has a second version with a codebook (2112.10752).
+# - **State space**: fixed states, read row by row; the followers let the states
+#   depend on the input and choose better orders.
 #
 # Left out: UniDiffuser (2303.06555), which feeds U-ViT with images and text at once;
 # simple diffusion (2301.11093), which does without latents at high resolution by
