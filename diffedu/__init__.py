@@ -29,6 +29,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "features",
     "latents",
     "losses",
     "metrics",

@@ -428,7 +428,8 @@ fig.tight_layout()
 style.show(fig, "Three rows drawn from the modules. The U-Net's seven blocks go from a "
            "grid of 16 to 8 to 4 and back, with dashed skips. The transformer's six "
            "blocks all have 64 tokens of 80 numbers. A bar chart of one block's "
-           "weights: feed-forward most, modulation next, then the mixer; the norms have none.")
+           "weights: feed-forward most, modulation next, then the mixer; the norms "
+           "have none.")
 claim("A-3", "each network answers the shape it was given; a new adaLN-Zero block is "
       "the identity", u_out.shape == d_out.shape == noisy.shape and moved < 1e-6,
       unet=list(u_out.shape), dit=list(d_out.shape), moved=moved, control_woken=woken)
@@ -530,8 +531,8 @@ for patch in (2, 4, 8):
 ax.set(xlabel="million operations a look", ylabel="loss on unseen images",
        ylim=(0, 0.55), title="Smaller patches lower the loss; depth, so early, doesn't")
 style.show(fig, "Loss against counted operations for six small transformers, three "
-           "seeds each; circles have two blocks, squares four. The loss falls from patch "
-           "8 to 4 to 2; at each patch size the two depths lie together.")
+           "seeds each; circles have two blocks, squares four. The loss falls from "
+           "patch 8 to 4 to 2; at each patch size the two depths lie together.")
 claim("F23", "over patch sizes and depths the loss falls with compute (recorded, each "
       "of three seeds)", max(rho) <= -0.7 and abs(again - runs["8 2"]["loss"][0]) < 0.02
       and all(abs(flops[n] / runs[n]["megaflops"] - 1) < 1e-6 for n in runs),
@@ -1132,8 +1133,8 @@ for ax, word, share in zip(right.subplots(2, 2).flat, words, of_each, strict=Tru
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"“{word}”", fontsize=9)
 style.show(fig, "Left: samples for four captions, six each; the named hues, shapes "
-           "and sides appear. Right: for one sample, where the coarse grid looks at each "
-           "of the four words of its caption.")
+           "and sides appear. Right: for one sample, where the coarse grid looks at "
+           "each of the four words of its caption.")
 
 # %% [markdown]
 # ## 8.11 A gallery of failures
