@@ -415,7 +415,8 @@ tokens = torch.randn(2, 64, 80, generator=torch.Generator().manual_seed(3))
 c = torch.randn(2, 80, generator=torch.Generator().manual_seed(4))
 moved = max((block(tokens, c) - tokens).abs().max().item()
             for block in transformer.block)
-woken = (wake(nets.DiT(3, 16, width=80).block[0])(tokens, c) - tokens).abs().max()
+woken = wake(nets.DiT(3, 16, width=80).block[0])
+woken = (woken(tokens, c) - tokens).abs().max().item()
 
 # %% tags=["A-3"]
 fig, axes = plt.subplots(3, 1, figsize=(8.4, 6.6), height_ratios=(3, 1, 1.6))
@@ -424,7 +425,6 @@ draw_dit(axes[1], axes[2], d_rows, transformer.block[0])
 axes[0].set_title("A U-Net trades pixels for channels and hands detail across")
 axes[1].set_title("A DiT keeps its 64 tokens from end to end")
 axes[2].set_title("A third of an adaLN-Zero block's weights listen to the condition")
-fig.tight_layout()
 style.show(fig, "Three rows drawn from the modules. The U-Net's seven blocks go from a "
            "grid of 16 to 8 to 4 and back, with dashed skips. The transformer's six "
            "blocks all have 64 tokens of 80 numbers. A bar chart of one block's "
