@@ -5,6 +5,7 @@ looks inside it.
 """
 
 from diffedu import (
+    features,
     latents,
     losses,
     metrics,
@@ -29,6 +30,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "features",
     "features",
     "latents",
     "losses",
