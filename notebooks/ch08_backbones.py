@@ -586,7 +586,7 @@ assert_close(uvit(net, x, t), net(x, t))
 # so its answer contains every pixel of the input; without skips, all of that must be
 # carried through the middle. Three seeds each with and without, equal steps; the
 # skips add two linear layers to five blocks, and the operations are recorded beside
-# the loss. Recorded again, with a smaller pair of 16 tokens trained here.
+# the loss. Recorded again.
 
 # %%
 def small_uvit(skips, seed, patch=2):
@@ -609,27 +609,61 @@ if budget(laptop=False, full=True):
 # %%
 runs = recorded("f24")["results"]
 gap = {name: sum(run["loss"]) / 3 for name, run in runs.items()}
-live = {skips: judge(train(small_uvit(skips, 0, patch=4), data, 60, 0))
-        for skips in (True, False)}
 flops_again = megaflops(small_uvit(True, 0), (3, 16, 16))
 
 # %% tags=["F24"]
-fig, ax = plt.subplots(figsize=(4.8, 3.4))
+fig, ax = plt.subplots(figsize=(5.2, 3.4))
 for place, (name, run) in enumerate(runs.items()):
     ax.plot([place] * 3, run["loss"], "o", color=style.colour("learned"), mfc="none")
     ax.plot([place - 0.12, place + 0.12], [gap[name]] * 2, color=style.colour("truth"))
     cost = f"{run['megaflops']:.0f} million operations"
     ax.annotate(cost, (place + 0.15, gap[name]), va="center", fontsize=8)
 ax.set(xticks=[0, 1], xticklabels=["with long skips", "without"], xlim=(-0.4, 2),
-       ylabel="loss on unseen images", title="Long skips lower the loss at equal steps")
-style.show(fig, "Loss of a small U-ViT with and without long skips, three seeds each "
-           "and their mean; every network with skips lies below every one without.")
-claim("F24", "at equal steps the U-ViT with long skips has the lower loss (recorded, "
-      "mean of three seeds)", gap["with"] < gap["without"]
-      and abs(flops_again / runs["with"]["megaflops"] - 1) < 1e-6,
-      with_skips=runs["with"]["loss"], without=runs["without"]["loss"])
-report("F24", "the same with patches of 4 pixels, 60 steps and one seed, trained here",
-       with_skips=live[True], without=live[False])
+       ylim=(0, 0.4), ylabel="loss on unseen images",
+       title="After 150 steps long skips haven't paid off")
+style.show(fig, "Loss of a small U-ViT with and without long skips after 150 steps, "
+           "three seeds each and their mean. The two groups overlap; the mean with skips "
+           "is the higher one.")
+report("F24", "mean loss over three seeds minus that without long skips (recorded)",
+       difference=gap["with"] - gap["without"], with_skips=runs["with"]["loss"],
+       without=runs["without"]["loss"], megaflops_again=flops_again)
+
+# %% [markdown]
+# The paper's finding does **not** appear here: after 150 steps the skips don't help,
+# and on two seeds of three they hurt. Why? Look at what a late block is given before
+# any training. Without skips it gets $h$ itself. With skips $h$ goes through a new
+# linear layer, and a new linear layer is a random matrix: what comes out has nothing
+# to do with what went in. Such a network must first learn to pass anything on, which
+# takes steps, and we have few; the paper compares after tens of thousands
+# (2209.12152, section 3.1). The correlation between $h$ before and after the merging
+# layer shows it, on ten seeds. The control lets the layer start as $h$ unchanged.
+
+# %%
+def passing(net):
+    """Let every merging layer start as the identity on h, deaf to the early tokens."""
+    with torch.no_grad():
+        for block in net.up:
+            block.merge.weight.copy_(torch.eye(*block.merge.weight.shape))
+            block.merge.bias.zero_()
+    return net
+
+
+def passed_on(net):
+    """Correlation of h before and after a new network's first merging layer."""
+    h, early = torch.randn(2, 1, 64, 48, generator=torch.Generator().manual_seed(0))
+    merged = net.up[0].merge(torch.cat([h, early], dim=2))
+    return torch.corrcoef(torch.stack([h.flatten(), merged.flatten()]))[0, 1].item()
+
+# %% tags=["F24"]
+new = [abs(passed_on(small_uvit(True, seed))) for seed in range(10)]
+claim("F24", "a new merging layer passes next to nothing of the late tokens on (ten "
+      "seeds)", max(new) < 0.2, largest=max(new),
+      control_identity=passed_on(passing(small_uvit(True, 0))))
+kinds = {"with_skips": small_uvit(True, 0, patch=4),
+         "with_skips_passing": passing(small_uvit(True, 0, patch=4)),
+         "without": small_uvit(False, 0, patch=4)}
+live = {name: judge(train(net, data, 100, 0)) for name, net in kinds.items()}
+report("F24", "loss with patches of 4 pixels after 100 steps, one seed, live", **live)
 
 # %% [markdown]
 # ## 8.8 A state instead of attention
@@ -913,8 +947,9 @@ if budget(laptop=False, full=True):
     save_recorded("f25", figure="F25", recipe=recipe, seeds=[0, 1, 2], results=results)
 
 # %% [markdown]
-# Cheap enough to do live: the most compressing autoencoder once more, and the same
-# question for PCA, whose number of components does what $f$ does for the autoencoder.
+# Cheap enough to do live: the most compressing autoencoder once more, and a fair
+# comparison at $f=2$. PCA with 4 components a patch of $2\times2$ and the shipped
+# autoencoder, trained for 4,000 steps, both keep 256 of an image's 768 numbers.
 
 # %%
 runs = recorded("f25")["results"]
@@ -922,6 +957,7 @@ factors = [1, 2, 4, 8]
 errors = torch.tensor([runs[str(f)]["error"] for f in factors])  # (4, seeds)
 again = reconstruction(train_autoencoder(8, 0))
 linear = {d: reconstruction(coder) for d, coder in coders.items()}
+shipped = reconstruction(recipes.load("shapeworld_autoencoder"))
 frechet = {f: runs[str(f)]["frechet"] for f in factors}
 
 # %% tags=["F25"]
@@ -949,17 +985,20 @@ claim("F25", "reconstruction error rises with compression (recorded, on each of 
       **{f"f{f}": errors[i].mean() for i, f in enumerate(factors)}, f8_again=again)
 report("F25", "Frechet distance of 512 samples at equal counted compute, one seed",
        **{f"f{f}": d for f, d in frechet.items()}, floor=runs["floor"])
-report("F25", "squared error of patch PCA with so many of 12 components",
-       **{f"components_{d}": e for d, e in linear.items()})
+claim("ch08", "at a third of the numbers a trained autoencoder loses less than PCA",
+      shipped < linear[4], autoencoder=shipped, pca=linear[4], pca_two=linear[2],
+      recorded_200_steps=runs["2"]["error"][0])
 
 # %% [markdown]
 # That error rises with $f$ holds on every seed. The right panel is one run a point,
-# with networks trained for seconds, and is only reported. It shows the two forces:
-# the dashed curve is what the autoencoder alone costs, which no denoiser can mend;
-# the distance between the curves is what the denoiser costs, and at equal compute a
-# small grid gets it down further. The paper's optimum in between comes from both. At
-# 16 pixels with four channels everywhere, where it lies depends on how long either
-# network trains.
+# with networks trained for seconds, and is only reported; but it shows the two forces
+# at work. The dashed curve is what the autoencoder alone costs, which no denoiser can
+# mend. At $f=1$ the samples are far above it: at this compute the denoiser is the
+# weak part. At $f=4$ and $8$ they lie on it: the denoiser has had steps enough, and
+# all that is wrong was lost before it began. The best of the four is in between.
+# Where it lies depends on how long either network trains. Ours got 200 steps for a
+# coder, so few that PCA loses less at the same size; the shipped one shows what
+# patience is worth.
 #
 # ## 8.10 Three ways to tell a condition
 #
@@ -987,8 +1026,7 @@ def cross_attention(module, h, words, mask):
 
 # %%
 texts = ["small red disc left", "blue star", "large green ring", "cyan cross top"]
-known = [" ".join(w for w in text.split() if w in VOCABULARY) for text in texts]
-ids = torch.stack([encode(text) for text in known])
+ids = torch.stack([encode(text) for text in texts])
 reader = wake(nets.Words(len(VOCABULARY), 24))
 looks = wake(nets.CrossAttention(32, 24, heads=4))
 context = reader(x, ids)
@@ -1040,11 +1078,11 @@ class ByLooking(torch.nn.Module):
 
 # %%
 def learn(make, seed):
-    """The squared error after 400 steps on all sixteen captions."""
+    """The squared error after 200 steps on all sixteen captions."""
     torch.manual_seed(seed)
     net = make()
     adam = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(400):
+    for _ in range(200):
         adam.zero_grad()
         loss = (net(pairs) - pictures).square().mean()
         loss.backward()
@@ -1057,7 +1095,7 @@ ways = {"added": lambda: ByVector(True), "side_by_side": lambda: ByVector(False)
 left_over = {name: [learn(make, s) for s in range(3)] for name, make in ways.items()}
 claim("ch08", "no training recovers the order of words from their sum; concatenation "
       "and cross-attention keep it (three seeds)",
-      min(left_over["added"]) > bound - 1e-6
+      min(left_over["added"]) > bound - 1e-4
       and max(left_over["side_by_side"] + left_over["looking"]) < 0.1 * bound,
       bound=bound, **left_over)
 
@@ -1099,7 +1137,6 @@ claim("ch08", "a true caption lowers the loss, a false one raises it",
 # %%
 captions = ["large red star", "large blue star", "small green ring left",
             "small green ring right"]
-captions = [c for c in captions if set(c.split()) <= set(VOCABULARY)]
 ids = torch.stack([encode(c) for c in captions]).repeat_interleave(6, 0)
 noise = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(4))
 start = noise.repeat(len(captions), 1, 1, 1)
@@ -1107,8 +1144,8 @@ times = samplers.time_grid(cosine, steps=20)
 made = samplers.ddim(captioned, start, times, caption=ids)
 
 # %%
-looks, seen = [m for m in captioned.modules() if isinstance(m, nets.CrossAttention)], []
-hook = looks[-1].attend.register_forward_hook(
+look, seen = captioned.net.up[1].cross, []  # on the grid of half the size
+hook = look.attend.register_forward_hook(
     lambda attend, given, _: seen.append(attend.weights(given[0], given[1], given[3])))
 x_t = cosine.add_noise(made, torch.tensor(0.5), torch.randn_like(made))
 with torch.no_grad():
@@ -1139,9 +1176,8 @@ style.show(fig, "Left: samples for four captions, six each; the named hues, shap
 # %% [markdown]
 # ## 8.11 A gallery of failures
 #
-# Four mistakes that raise no error. The first two mix up the axes when patches are
-# put together again. The third forgets that latents were divided by their deviation;
-# the fourth forgets the mean.
+# Three mistakes that raise no error. The first two mix up the axes when patches are
+# put together again. The third forgets that latents were divided by their deviation.
 
 # %%
 def wrong_axes(tokens, p=4, channels=3):
@@ -1154,20 +1190,20 @@ def wrong_channels(tokens, p=4, channels=3):
     return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
-z, coder = coders[4].to_latents(x), coders[4]
-unscaled, centre = (coder.to_images(a) for a in (z / coder.std[:, None, None], 0 * z))
+coder = coders[4]
+unscaled = coder.to_images(coder.to_latents(x) / coder.std[:, None, None])
 shown = {"as it should be": x, "rows for columns": wrong_axes(patchify(x, 4)),
          "channels last": wrong_channels(patchify(x, 4)),
-         "deviation forgotten": unscaled, "mean forgotten": coder.to_images(z) - centre}
+         "deviation forgotten": unscaled}
 
 # %%
-fig, axes = plt.subplots(1, 5, figsize=(8.4, 2.4))
+fig, axes = plt.subplots(1, 4, figsize=(8.4, 2.6))
 for ax, (name, pictures_) in zip(axes, shown.items(), strict=True):
     style.images(ax, pictures_.clamp(-1, 1), columns=2)
     ax.set_title(name, fontsize=9)
-style.show(fig, "Five panels of the same four images: right, with rows and columns of "
-           "patches exchanged, with channels read last, with latents not scaled back, "
-           "and without the mean.")
+style.show(fig, "Four panels of the same four images: right, with rows and columns of "
+           "patches exchanged, with channels read last, and with latents that were not "
+           "scaled back.")
 
 # %% [markdown]
 # Mistakes in a network show as a loss that is too high, and nothing else. Without
@@ -1219,7 +1255,8 @@ report("ch08", "loss after 100 steps, one seed", **behind)
 #   mixers cost its first power and give up something for it: reach, or a free order.
 # - DiT is a stack of blocks that start as the identity. Halving the patch buys
 #   quality with four times the tokens.
-# - U-ViT makes everything a token; its long skips lower the loss.
+# - U-ViT makes everything a token. Its long skips are said to lower the loss; our
+#   trainings were too short to see it, and we saw one reason why.
 # - Latents trade what the coder loses for what the denoiser saves. Their scale is a
 #   choice about noise.
 # - A vector carries a class, concatenation a picture, cross-attention a sentence.

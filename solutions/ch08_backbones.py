@@ -156,12 +156,12 @@ for kernels, strides in (([3, 3, 3], [1, 1, 1]), ([3, 3, 3, 3], [1, 2, 2, 1])):
 #
 # *Difficulty 2 of 5 · 20 minutes*
 #
-# In the chapter a network without the time and one without places did worse after
-# 150 steps, and a U-ViT without long skips too. Explain in a few sentences each. (a)
-# A network that is told nothing of $t$ can still estimate it; from what, and where
-# will it be wrong? (b) Why do skips help a network that predicts $v$ more than they
-# would help a classifier? (c) Which of the two would you expect to matter *less* in a
-# DiT, and why does it have no long skips?
+# In the chapter a network without the time, and one without places, was compared with
+# one that is told. Explain in a few sentences each. (a) A network that is told
+# nothing of $t$ can still estimate it; from what, and where will it be wrong? (b) Why
+# should skips help a network that predicts $v$ more than they would help a
+# classifier? (c) Which of the two would you expect to matter *less* in a DiT, and why
+# does it have no long skips?
 #
 # <details><summary>Hint 1: where to look</summary>
 #
