@@ -622,8 +622,8 @@ ax.set(xticks=[0, 1], xticklabels=["with long skips", "without"], xlim=(-0.4, 2)
        ylim=(0, 0.4), ylabel="loss on unseen images",
        title="After 150 steps long skips haven't paid off")
 style.show(fig, "Loss of a small U-ViT with and without long skips after 150 steps, "
-           "three seeds each and their mean. The two groups overlap; the mean with skips "
-           "is the higher one.")
+           "three seeds each and their mean. The two groups overlap; the mean with "
+           "skips is the higher one.")
 report("F24", "mean loss over three seeds minus that without long skips (recorded)",
        difference=gap["with"] - gap["without"], with_skips=runs["with"]["loss"],
        without=runs["without"]["loss"], megaflops_again=flops_again)
