@@ -176,7 +176,7 @@ for ax, (n, reach) in zip(axes, maps.items(), strict=True):
     shown = (reach / reach.max()).clamp(min=1e-6).log10()
     picture = ax.imshow(shown, vmin=-6, vmax=0, cmap="magma")
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"{n} level{'s' * (n > 1)}: {seen[n]} pixels")
+    ax.set_title(f"{n} level{'s' * (n > 1)}: {seen[n]} of 64 pixels")
 fig.colorbar(picture, ax=axes, shrink=0.8, label="$\\log_{10}$ of the gradient")
 style.show(fig, "Gradient of the centre of the answer in a 64 by 64 input, for U-Nets "
            "of one, two and three levels. One level sees a square of 17 pixels; each "
@@ -634,8 +634,8 @@ report("F24", "mean loss over three seeds minus that without long skips (recorde
 # any training. Without skips it gets $h$ itself. With skips $h$ goes through a new
 # linear layer, and a new linear layer is a random matrix: what comes out has nothing
 # to do with what went in. Such a network must first learn to pass anything on, which
-# takes steps, and we have few; the paper compares after tens of thousands
-# (2209.12152, section 3.1). The correlation between $h$ before and after the merging
+# takes steps, and we have few; the paper's networks train for hundreds of thousands.
+# The correlation between $h$ before and after the merging
 # layer shows it, on ten seeds. The control lets the layer start as $h$ unchanged.
 
 # %%
@@ -1208,7 +1208,8 @@ style.show(fig, "Four panels of the same four images: right, with rows and colum
 # %% [markdown]
 # Mistakes in a network show as a loss that is too high, and nothing else. Without
 # places the tokens are a set; without time the network must guess how noisy its input
-# is. Both learn, and both stay behind the network that is told.
+# is. Both train without complaint; compare their losses with that of the network that
+# is told, the "attention" of section 8.8.
 
 # %%
 class NoTime(torch.nn.Module):
