@@ -15,7 +15,7 @@
 # | needs | ch01, ch02 |
 # | study | 7 hours |
 # | figures | A-3, F23, F24, F25 |
-# | receipt | not run yet |
+# | receipt | 2.4 minutes on one CPU thread, 946 MB |
 
 # %%
 import matplotlib.pyplot as plt
