@@ -15,7 +15,7 @@
 # | needs | ch01, ch02 |
 # | study | 7 hours |
 # | figures | A-3, F23, F24, F25 |
-# | receipt | 2.4 minutes on one CPU thread, 946 MB |
+# | receipt | 3.4 minutes on one CPU thread, 928 MB |
 
 # %%
 import matplotlib.pyplot as plt
@@ -373,7 +373,7 @@ def box(ax, place, height, row, colour):
     name, shape, weights = row
     words = f"{name}\n{'×'.join(map(str, shape))}\n{weights / 1000:.0f}k"
     ax.text(place, height, words, ha="center", va="center", fontsize=7,
-            bbox={"boxstyle": "round", "facecolor": colour, "alpha": 0.25})
+            bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": colour})
 
 # %% [markdown]
 # The U-Net's boxes stand at the height of their grid, and a line joins the two ends
@@ -584,61 +584,18 @@ assert_close(uvit(net, x, t), net(x, t))
 # %% [markdown]
 # The paper's ablation: do the long skips matter? The network predicts noise, or $v$,
 # so its answer contains every pixel of the input; without skips, all of that must be
-# carried through the middle. Three seeds each with and without, equal steps; the
-# skips add two linear layers to five blocks, and the operations are recorded beside
-# the loss. Recorded again.
+# carried through the middle. On the other hand a late block now gets $h$ through a
+# new linear layer, and a new linear layer is a random matrix: before training, what
+# comes out of it has nothing to do with the late tokens that went in. Their
+# correlation, on ten seeds, shows it. `passing` lets the layer start as $h$ unchanged
+# and deaf to the early tokens; that is our variant, not the paper's.
 
 # %%
-def small_uvit(skips, seed, patch=2):
+def small_uvit(skips, seed):
     torch.manual_seed(seed)
-    return nets.UViT(3, 16, patch=patch, width=48, depth=5, skips=skips)
+    return nets.UViT(3, 16, patch=4, width=48, depth=5, skips=skips)
 
-# %%
-if budget(laptop=False, full=True):
-    results = {}
-    for skips in (True, False):
-        runs = [judge(train(small_uvit(skips, s), data, 150, s)) for s in (0, 1, 2)]
-        flops = megaflops(small_uvit(skips, 0), (3, 16, 16))
-        name = "with" if skips else "without"
-        results[name] = {"megaflops": flops, "loss": runs}
-    recipe = {"data": "ShapeWorld(16, plain_rotated), 4096 images", "width": 48,
-              "depth": 5, "patch": 2, "steps": 150, "batch": 16, "lr": 2e-3,
-              "ema": 0.97, "predicts": "v"}
-    save_recorded("f24", figure="F24", recipe=recipe, seeds=[0, 1, 2], results=results)
 
-# %%
-runs = recorded("f24")["results"]
-gap = {name: sum(run["loss"]) / 3 for name, run in runs.items()}
-flops_again = megaflops(small_uvit(True, 0), (3, 16, 16))
-
-# %% tags=["F24"]
-fig, ax = plt.subplots(figsize=(5.2, 3.4))
-for place, (name, run) in enumerate(runs.items()):
-    ax.plot([place] * 3, run["loss"], "o", color=style.colour("learned"), mfc="none")
-    ax.plot([place - 0.12, place + 0.12], [gap[name]] * 2, color=style.colour("truth"))
-    cost = f"{run['megaflops']:.0f} million operations"
-    ax.annotate(cost, (place + 0.15, gap[name]), va="center", fontsize=8)
-ax.set(xticks=[0, 1], xticklabels=["with long skips", "without"], xlim=(-0.4, 2),
-       ylim=(0, 0.4), ylabel="loss on unseen images",
-       title="After 150 steps long skips haven't paid off")
-style.show(fig, "Loss of a small U-ViT with and without long skips after 150 steps, "
-           "three seeds each and their mean. The two groups overlap; the mean with "
-           "skips is the higher one.")
-report("F24", "mean loss over three seeds minus that without long skips (recorded)",
-       difference=gap["with"] - gap["without"], with_skips=runs["with"]["loss"],
-       without=runs["without"]["loss"], megaflops_again=flops_again)
-
-# %% [markdown]
-# The paper's finding does **not** appear here: after 150 steps the skips don't help,
-# and on two seeds of three they hurt. Why? Look at what a late block is given before
-# any training. Without skips it gets $h$ itself. With skips $h$ goes through a new
-# linear layer, and a new linear layer is a random matrix: what comes out has nothing
-# to do with what went in. Such a network must first learn to pass anything on, which
-# takes steps, and we have few; the paper's networks train for hundreds of thousands.
-# The correlation between $h$ before and after the merging
-# layer shows it, on ten seeds. The control lets the layer start as $h$ unchanged.
-
-# %%
 def passing(net):
     """Let every merging layer start as the identity on h, deaf to the early tokens."""
     with torch.no_grad():
@@ -647,25 +604,56 @@ def passing(net):
             block.merge.bias.zero_()
     return net
 
-
+# %%
+@torch.no_grad()
 def passed_on(net):
     """Correlation of h before and after a new network's first merging layer."""
     h, early = torch.randn(2, 1, 64, 48, generator=torch.Generator().manual_seed(0))
     merged = net.up[0].merge(torch.cat([h, early], dim=2))
     return torch.corrcoef(torch.stack([h.flatten(), merged.flatten()]))[0, 1].item()
 
-# %% tags=["F24"]
+
 new = [abs(passed_on(small_uvit(True, seed))) for seed in range(10)]
-claim("F24", "a new merging layer passes next to nothing of the late tokens on (ten "
-      "seeds)", max(new) < 0.2, largest=max(new),
-      control_identity=passed_on(passing(small_uvit(True, 0))))
-kinds = {"with_skips": small_uvit(True, 0, patch=4),
-         "with_skips_passing": passing(small_uvit(True, 0, patch=4)),
-         "without": small_uvit(False, 0, patch=4)}
-live = {name: judge(train(net, data, 100, 0)) for name, net in kinds.items()}
-report("F24", "loss with patches of 4 pixels after 100 steps, one seed, live", **live)
+through = passed_on(passing(small_uvit(True, 0)))
 
 # %% [markdown]
+# Three seeds each: without skips, with them, and with skips that start by passing
+# $h$ on. 100 steps with patches of 4 pixels, trained here and now.
+
+# %%
+makers = {"without": lambda s: small_uvit(False, s),
+          "with long skips": lambda s: small_uvit(True, s),
+          "passing at first": lambda s: passing(small_uvit(True, s))}
+loss = {name: [judge(train(make(s), data, 100, s)) for s in range(3)]
+        for name, make in makers.items()}
+average = {name: sum(each) / 3 for name, each in loss.items()}
+change = average["with long skips"] - average["without"]
+
+# %% tags=["F24"]
+fig, ax = plt.subplots(figsize=(5.2, 3.4))
+for place, (name, each) in enumerate(loss.items()):
+    ax.plot([place] * 3, each, "o", color=style.colour("learned"), mfc="none")
+    ax.plot([place - 0.2, place + 0.2], [average[name]] * 2,
+            color=style.colour("truth"))
+ax.set(xticks=range(3), xticklabels=list(loss), xlim=(-0.5, 2.5),
+       ylim=(0, 1.1 * max(map(max, loss.values()))), ylabel="loss on unseen images",
+       title=f"After 100 steps long skips change the loss by {change:+.3f}")
+style.show(fig, "Loss on unseen images of a small U-ViT after 100 steps, three seeds "
+           "and their mean: without long skips, with them, and with merging layers "
+           "that start as the identity.")
+claim("F24", "a new merging layer passes next to nothing of the late tokens on (ten "
+      "seeds)", max(new) < 0.2, largest=max(new), control_passing=through)
+report("F24", "loss after 100 steps, three seeds", without=loss["without"],
+       with_skips=loss["with long skips"], passing=loss["passing at first"])
+
+# %% [markdown]
+# The paper's finding, that long skips lower the loss, does **not** appear here: on
+# each of three seeds the network with skips is behind. The third group says why. Let
+# the merging layers start by passing $h$ on, and nearly all of the difference is
+# gone: what costs is the random matrix in the way, which has first to be unlearnt.
+# What the skips then bring takes more than our 100 steps to show; the paper's
+# networks train for hundreds of thousands. So we report F24 and don't assert it.
+#
 # ## 8.8 A state instead of attention
 #
 # Attention pays for every pair. A **state-space model** runs a state along the row
@@ -746,12 +734,15 @@ def deaf(width):
 
 
 mixers = {"attention": None, "state_space": nets.StateSpace, "control_deaf": deaf}
-loss = {name: judge(train(mixed_dit(m), data, 100, 0)) for name, m in mixers.items()}
-report("ch08", "loss of a small DiT with each mixer, one seed", **loss)
+mixed = {name: judge(train(mixed_dit(m), data, 100, 0)) for name, m in mixers.items()}
+report("ch08", "loss of a small DiT with each mixer, one seed", **mixed)
 
 # %% [markdown]
-# One seed and 100 steps rank nothing; they show that the exchange works and what
-# hearing other tokens is worth. For long rows the picture is Mamba's
+# Look at the control before ranking anything: it is level with both. After 100 steps
+# these networks still denoise each patch by itself, and hearing the others is worth
+# next to nothing yet. What the table shows is that the exchange works; it doesn't
+# show which mixer is better, and we don't claim it. For long rows the argument is
+# Mamba's
 # (2312.00752), whose states depend on the input; its followers for diffusion are DiS
 # (2402.05608), ZigMa (2403.13802), which changes the reading order from layer to
 # layer, and DiffuSSM (2311.18257). A row read line by line puts two neighbours in a
@@ -962,14 +953,17 @@ frechet = {f: runs[str(f)]["frechet"] for f in factors}
 
 # %% tags=["F25"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.5))
-left.loglog(factors, errors, "o", color=style.colour("learned"), mfc="none")
-left.loglog(factors, errors.mean(1), color=style.colour("learned"))
-left.set(ylabel="squared error of reconstruction", title="What is lost grows …")
-right.loglog(factors, list(frechet.values()), "o-", color=style.colour("learned"),
-             label="samples")
-right.loglog(factors, [runs[str(f)]["frechet_reconstructed"] for f in factors], "s--",
-             color=style.colour("data"), label="reconstructions")
-right.set(ylabel="Frechet distance", title="… what is gained is compute")
+left.semilogx(factors, errors, "o", color=style.colour("learned"), mfc="none")
+left.semilogx(factors, errors.mean(1), color=style.colour("learned"))
+left.set(ylabel="squared error of reconstruction", ylim=(0, None),
+         title="What is lost grows …")
+right.semilogx(factors, list(frechet.values()), "o-",
+               color=style.colour("learned"), label="samples")
+decoded = [runs[str(f)]["frechet_reconstructed"] for f in factors]
+right.semilogx(factors, decoded, "s--", color=style.colour("data"),
+               label="reconstructions")
+right.set(ylabel="Frechet distance", ylim=(0, None),
+          title="… what is gained is compute")
 right.legend()
 for ax in (left, right):
     ax.set_xticks(factors, [str(f) for f in factors])
@@ -1169,9 +1163,9 @@ for ax, word, share in zip(right.subplots(2, 2).flat, words, of_each, strict=Tru
     ax.imshow(share, vmin=0, cmap="Greys")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"“{word}”", fontsize=9)
-style.show(fig, "Left: samples for four captions, six each; the named hues, shapes "
-           "and sides appear. Right: for one sample, where the coarse grid looks at "
-           "each of the four words of its caption.")
+style.show(fig, "Left: samples for four captions, six each; most have the named "
+           "hue, some the shape and the side. Right: for one sample, where the coarse "
+           "grid looks at each of the four words of its caption.")
 
 # %% [markdown]
 # ## 8.11 A gallery of failures
@@ -1206,10 +1200,9 @@ style.show(fig, "Four panels of the same four images: right, with rows and colum
            "scaled back.")
 
 # %% [markdown]
-# Mistakes in a network show as a loss that is too high, and nothing else. Without
+# Mistakes in a network raise no error either; at best the loss is too high. Without
 # places the tokens are a set; without time the network must guess how noisy its input
-# is. Both train without complaint; compare their losses with that of the network that
-# is told, the "attention" of section 8.8.
+# is. Both train without complaint; `told` is the attention network of section 8.8.
 
 # %%
 class NoTime(torch.nn.Module):
@@ -1225,19 +1218,25 @@ class NoTime(torch.nn.Module):
 # %%
 lost = mixed_dit(None)
 lost.places.zero_()
-behind = {"told": loss["attention"],
+behind = {"told": mixed["attention"],
           "no_places": judge(train(lost, data, 100, 0)),
           "no_time": judge(train(NoTime(mixed_dit(None)), data, 100, 0))}
 report("ch08", "loss after 100 steps, one seed", **behind)
 
 # %% [markdown]
+# Without time the loss is higher. Without places it is *lower*, and that is worth
+# keeping in mind: so early the network treats each patch by itself, as the deaf
+# control showed, and sines and cosines of size 1, added to the small numbers that a
+# new stem makes of a patch, are mostly in the way. (That is our reading; we didn't
+# test it.) A loss after few steps can hide a mistake that ruins the samples later.
+#
 # ## 8.12 What was scaled down, and what is left out
 #
 # - **DiT**: 16 pixels, width 48, depth 2 and 4, 150 steps at batch 16. The paper:
 #   latents of $32\times32$, widths from 384 to 1152, depths from 12 to 28, 400,000
 #   steps at batch 256 (2212.09748).
-# - **U-ViT**: width 48, depth 5; its last convolution starts at zero here. The paper:
-#   widths from 512, depths from 13 (2209.12152).
+# - **U-ViT**: width 48, depth 5; here its answer starts at zero. The paper: widths
+#   from 512, depths from 13 (2209.12152).
 # - **Autoencoder**: squared error and a light KL. The paper adds a perceptual and an
 #   adversarial loss, and has a second version with a codebook (2112.10752).
 # - **State space**: fixed states, read row by row; the followers let the states
@@ -1256,8 +1255,8 @@ report("ch08", "loss after 100 steps, one seed", **behind)
 #   mixers cost its first power and give up something for it: reach, or a free order.
 # - DiT is a stack of blocks that start as the identity. Halving the patch buys
 #   quality with four times the tokens.
-# - U-ViT makes everything a token. Its long skips are said to lower the loss; our
-#   trainings were too short to see it, and we saw one reason why.
+# - U-ViT makes everything a token and hands early ones to late blocks. What that is
+#   worth needs longer trainings than ours; how its layers start can be seen at once.
 # - Latents trade what the coder loses for what the denoiser saves. Their scale is a
 #   choice about noise.
 # - A vector carries a class, concatenation a picture, cross-attention a sentence.

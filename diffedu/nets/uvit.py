@@ -98,8 +98,11 @@ class UViT(nn.Module):
         )
         self.middle = TransformerBlock(width, heads)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, outputs * patch**2)
-        self.smooth = zero_(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.head = zero_(nn.Linear(width, outputs * patch**2))
+        # the paper's last convolution; it starts as the identity
+        self.smooth = nn.Conv2d(outputs, outputs, 3, padding=1)
+        nn.init.zeros_(self.smooth.bias)
+        nn.init.dirac_(self.smooth.weight)
 
     @property
     def classes(self) -> int | None:
