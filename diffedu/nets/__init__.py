@@ -9,8 +9,10 @@ from diffedu.nets.captions import CrossAttention, Words
 from diffedu.nets.conditions import Condition, TimeFeatures
 from diffedu.nets.dit import DiT
 from diffedu.nets.mlp import MLP, Energy
+from diffedu.nets.ssm import StateSpace
 from diffedu.nets.tokens import TokenAttention, patchify, unpatchify
 from diffedu.nets.unet import UNet
+from diffedu.nets.uvit import UViT
 
 __all__ = [
     "MLP",
@@ -20,9 +22,11 @@ __all__ = [
     "CrossAttention",
     "DiT",
     "Energy",
+    "StateSpace",
     "TimeFeatures",
     "TokenAttention",
     "UNet",
+    "UViT",
     "Words",
     "autoencoder_loss",
     "patchify",

@@ -94,13 +94,16 @@ class CaptionedCondition(Condition):
         label: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Embed time and label as `Condition` does; `keep` may mean the caption."""
+        """Embed time and label, (B, width), as `Condition` does.
+
+        `keep` (B,) may mean the caption alone.
+        """
         return super().forward(x, t, label, None if self.classes is None else keep)
 
     def context(
         self, x: Tensor, caption: Tensor | None, keep: Tensor | None = None
     ) -> Context:
-        """What cross-attention reads; arguments as in `Words`."""
+        """What cross-attention reads: words (B, L, width). Arguments as in `Words`."""
         return self.words(x, caption, keep)
 
 

@@ -100,7 +100,7 @@ class Condition(nn.Module):
     def context(
         self, x: Tensor, caption: Tensor | None, keep: Tensor | None = None
     ) -> None:
-        """Nothing: only a network with a vocabulary reads captions (`captions`)."""
+        """Nothing: only a network with a vocabulary reads captions (B, L)."""
         require(
             caption is None,
             "this network was built without a vocabulary but got caption=; "
