@@ -4,7 +4,16 @@ Every model is a denoiser on a noising path; the rest makes, wraps, walks one, o
 looks inside it.
 """
 
-from diffedu import losses, metrics, nets, samplers, schedules, training, worlds
+from diffedu import (
+    guidance,
+    losses,
+    metrics,
+    nets,
+    samplers,
+    schedules,
+    training,
+    worlds,
+)
 from diffedu.denoiser import Clipped, Denoiser
 from diffedu.notation import notation
 from diffedu.prediction import Prediction
@@ -19,6 +28,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "guidance",
     "losses",
     "metrics",
     "nets",
