@@ -46,7 +46,7 @@ def run_train(args: argparse.Namespace) -> int:
     """Train a shipped network again."""
     from .recipes import main
 
-    return main(args.names)
+    return main(args.names, args.device, args.fresh)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     if _exists("recipes"):
         one = commands.add_parser("train", help="train a shipped network again")
         one.add_argument("names", nargs="*", help="recipes; none lists them")
+        one.add_argument("--device", default="", help="cpu, cuda or mps")
+        one.add_argument("--fresh", action="store_true", help="resume nothing")
         one.set_defaults(run=run_train)
     return top
 

@@ -137,7 +137,7 @@ class Control(Guidance):
         hint: Tensor | None = None,
         **condition: Tensor | None,
     ) -> Prediction:
-        """Look at x_t (B, C, H, W) at t () or (B,), with a hint (B, c, H, W) or none."""
+        """Look at x_t (B, C, H, W) at t () or (B,), with a hint (B, c, H, W)."""
         if hint is None:
             return self.inner(x, t, **condition)
         return self.controlled(x, t, hint=hint, **condition)

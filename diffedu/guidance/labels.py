@@ -138,7 +138,7 @@ class ExactClassifier(nn.Module):
         self.mixture, self.schedule = mixture, getattr(schedule, "schedule", schedule)
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """log p(x_t, label) up to one constant: (B, classes), x (B, D), t () or (B,)."""
+        """log p(x_t, label) + const, (B, classes), for x (B, D) and t () or (B,)."""
         t, data = checked_inputs(x, t), self.mixture
         alpha, sigma = (per_sample(c.to(x), x) for c in self.schedule.coefficients(t))
         alpha, sigma = (c.reshape(-1, 1, 1) for c in (alpha, sigma))

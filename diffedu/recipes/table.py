@@ -1,0 +1,181 @@
+"""The table of recipes: what to build, what to show it, what to make small, how long.
+
+A recipe is data. Names and shapes are the same at every size of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffedu import losses, nets, schedules
+from diffedu.denoiser import Denoiser
+from diffedu.errors import require
+from diffedu.worlds import digits
+from diffedu.worlds.shapeworld import NAMES, ShapeWorld
+
+VARIANT = "plain_rotated"
+HELD_OUT = 2**40  # the number of the first image that no training sees
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a training is: pixels a side, images a step, and steps."""
+
+    pixels: int
+    batch: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one shipped network is made.
+
+    Attributes:
+        name: of the recipe and of its files in diffedu/checkpoints.
+        about: what it is, in one line.
+        build: makes the module for images of so many pixels a side.
+        data: answers n images, shape (n, C, s, s), and their conditions by name,
+            for (n, start, pixels); from HELD_OUT on they are no training images.
+        loss: of the module on a batch; shape (), units as its docstring says.
+        full: the size of a training on a GPU.
+        preview: the size of one on a CPU.
+        drop: the chance with which a condition is left out while training.
+        seed: of weights, order and noise.
+        lr: the highest learning rate.
+        ema: decay of the averaged weights.
+    """
+
+    name: str
+    about: str
+    build: Callable[[int], nn.Module]
+    data: Callable[[int, int, int], Batch]
+    loss: Callable[..., Tensor]
+    full: Size
+    preview: Size
+    drop: float = 0.0
+    seed: int = 0
+    lr: float = 1e-3
+    ema: float = 0.995
+
+    def size(self, device: torch.device) -> Size:
+        """The full size on a GPU, the preview elsewhere."""
+        return self.full if device.type == "cuda" else self.preview
+
+
+def digit_images(n: int, start: int, pixels: int) -> Batch:
+    """n shuffled digits (n, 1, 8, 8) with labels; from HELD_OUT on, test digits."""
+    require(pixels == 8, f"the digits have 8 pixels a side, not {pixels}")
+    held_out = start >= HELD_OUT
+    images, labels = digits.load("test" if held_out else "train")
+    first = start - HELD_OUT if held_out else start
+    place = torch.arange(first, first + n)
+    epochs = range(int(place[0]) // len(images), int(place[-1]) // len(images) + 1)
+    order = torch.cat([_shuffled(len(images), epoch) for epoch in epochs])
+    chosen = order[place - epochs[0] * len(images)]
+    return {"x0": images[chosen], "label": labels[chosen]}
+
+
+def _shuffled(n: int, epoch: int) -> Tensor:
+    """The order (n,) of an epoch, the same whenever it is asked for."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
+
+
+def shape_images(n: int, start: int, pixels: int) -> Batch:
+    """n ShapeWorld images (n, 3, s, s) with label (n,)."""
+    world = ShapeWorld(pixels, VARIANT)
+    return dict(zip(("x0", "label"), world.images_and_labels(n, start), strict=True))
+
+
+def captioned_images(n: int, start: int, pixels: int) -> Batch:
+    """n ShapeWorld images (n, 3, s, s) with caption (n, 4)."""
+    drawn = ShapeWorld(pixels, VARIANT).batch(n, start)
+    return {"x0": drawn.images, "caption": drawn.caption}
+
+
+def only_images(data: Callable[[int, int, int], Batch]) -> Callable[..., Batch]:
+    """The same data (n, C, s, s) without its conditions."""
+    return lambda n, start, pixels: {"x0": data(n, start, pixels)["x0"]}
+
+
+def digits_net(classes: int | None = None) -> Callable[[int], Denoiser]:
+    """The course's U-Net for digits, on the cosine path, predicting v."""
+    return lambda pixels: Denoiser(
+        nets.UNet(1, pixels, classes=classes), schedules.cosine(), "v"
+    )
+
+
+def shapes_net(**options: Any) -> Callable[[int], Denoiser]:
+    """The course's U-Net for ShapeWorld, with attention at half the size."""
+    return lambda pixels: Denoiser(
+        nets.UNet(3, pixels, width=32, attention=(pixels // 2,), **options),
+        schedules.cosine(),
+        "v",
+    )
+
+
+DIGITS = Size(8, 128, 1600)
+FEW = Size(8, 128, 400)
+FEWER = Size(8, 128, 100)
+GPU, CPU = Size(32, 128, 12_000), Size(16, 64, 4_000)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "digits_unet",
+            "unconditional U-Net on the 8x8 digits",
+            digits_net(),
+            only_images(digit_images),
+            losses.denoising,
+            DIGITS,
+            DIGITS,
+        ),
+        Recipe(
+            "digits_unet_class",
+            "class-conditional U-Net on the 8x8 digits, trained briefly",
+            digits_net(classes=10),
+            digit_images,
+            losses.denoising,
+            FEW,
+            FEW,
+            drop=0.1,
+            ema=0.98,
+        ),
+        Recipe(
+            "digits_unet_class_early",
+            "the same after a quarter of the steps: a weak model of the same kind",
+            digits_net(classes=10),
+            digit_images,
+            losses.denoising,
+            FEWER,
+            FEWER,
+            drop=0.1,
+            ema=0.95,
+        ),
+        Recipe(
+            "shapeworld_unet",
+            "unconditional U-Net on ShapeWorld",
+            shapes_net(),
+            only_images(shape_images),
+            losses.denoising,
+            GPU,
+            CPU,
+        ),
+        Recipe(
+            "shapeworld_unet_class",
+            "class-conditional U-Net on ShapeWorld",
+            shapes_net(classes=len(NAMES)),
+            shape_images,
+            losses.denoising,
+            GPU,
+            CPU,
+            drop=0.1,
+        ),
+    )
+}
