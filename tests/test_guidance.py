@@ -298,7 +298,7 @@ def test_table_prints_what_is_there_and_what_is_to_come():
 def test_registered_code_is_public_and_every_rule_is_registered():
     coded = {r.code for r in guidance.RULES.values() if r.code is not None}
     assert all(getattr(guidance, code.__name__) is code for code in coded)
-    public = {getattr(guidance, name) for name in guidance.__all__}
+    public = [getattr(guidance, name) for name in guidance.__all__]
     rules = {c for c in public if isinstance(c, type)}
     rules = {c for c in rules if issubclass(c, guidance.Guidance)}
     assert rules - {guidance.Guidance} == coded
