@@ -21,7 +21,7 @@ class Row:
     Attributes:
         task: what is done.
         other: who does it beside us.
-        ours: our processor time for a step, in microseconds, the median of rounds.
+        ours: our time for a step, in microseconds, the median of rounds.
         theirs: the other's.
         ratio: the median of ours / theirs within a round.
         low: the ratio's lower quartile.
@@ -46,7 +46,11 @@ def seconds(prepare: Prepare) -> float:
 
 
 def compare(
-    task: str, contenders: Mapping[str, Prepare], steps: int, rounds: int
+    task: str,
+    contenders: Mapping[str, Prepare],
+    steps: int,
+    rounds: int,
+    clock: Callable[[Prepare], float] | None = None,
 ) -> list[Row]:
     """Our cost a step against each other contender's.
 
@@ -55,6 +59,7 @@ def compare(
         contenders: what runs, ours first, each taking `steps` steps.
         steps: steps in one run.
         rounds: how often each runs, after one round that is thrown away.
+        clock: how long a run takes, in seconds; processor time unless given.
 
     Returns:
         a row for each contender but the first.
@@ -64,7 +69,7 @@ def compare(
     for turn in range(rounds + 1):
         first = turn % len(names)  # nobody always runs after the same neighbour
         for name in names[first:] + names[:first]:
-            spent[name].append(seconds(contenders[name]))
+            spent[name].append((clock or seconds)(contenders[name]))
     per_step = {n: [1e6 * s / steps for s in spent[n][1:]] for n in names}
     ours = per_step[names[0]]
     return [row(task, name, ours, per_step[name]) for name in names[1:]]

@@ -29,6 +29,7 @@ __all__ = [
     "EmpiricalDenoiser",
     "GaussianMixture",
     "Prediction",
+    "features",
     "guidance",
     "losses",
     "metrics",

@@ -458,7 +458,8 @@ for ax, k in zip(axes, (0, -1), strict=False):
     made = painted["400 steps"][k][:40]
     style.images(ax, made, 10, f"Scale {digit_scales[k]:g}, 400 steps")
 draw_distances(axes[2])
-style.show(fig, "Forty digits without guidance and forty at scale 4, hard and alike. Two curves of the Frechet distance fall from scale 1 and rise "
+style.show(fig, "Forty digits without guidance and forty at scale 4, hard and "
+           "alike. Two curves of the Frechet distance fall from scale 1 and rise "
            "again; the one of the worse net has its lowest point further right.")
 best = [digit_scales[row.index(min(row))] for row in distances.values()]
 right, _, within = zip(*judged["400 steps"], strict=True)

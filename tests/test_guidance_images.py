@@ -206,6 +206,18 @@ def test_control_starts_as_the_denoiser_it_wraps():
     assert torch.equal(control(x, 0.5).value, denoise(x, 0.5).value)
 
 
+def test_control_starts_as_a_captioned_denoiser_too():
+    torch.manual_seed(0)
+    net = nets.UNet(1, 8, width=8, multipliers=(1, 2), vocabulary=5)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2) if p.dim() > 1 else None
+    denoise, (x, hint) = Denoiser(net, PATH, "v"), batch()
+    caption = torch.tensor([[1, 2], [3, 0], [0, 0]])
+    control = guidance.Control(denoise, hint_channels=2)
+    seen = control(x, 0.5, hint=hint, caption=caption)
+    assert torch.equal(seen.value, denoise(x, 0.5, caption=caption).value)
+
+
 def test_only_the_branch_learns_and_it_learns():
     denoise, (_, hint) = small(), batch()
     control = guidance.Control(denoise, hint_channels=2)

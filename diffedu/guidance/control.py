@@ -56,6 +56,7 @@ class ControlledUNet(nn.Module):
         hint: Tensor,
         label: Tensor | None = None,
         keep: Tensor | None = None,
+        caption: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """What is added to each skip connection, and to the middle.
 
@@ -64,7 +65,8 @@ class ControlledUNet(nn.Module):
             t: shape (B,) or ().
             hint: shape (B, hint_channels, size, size).
             label: class numbers, (B,) or ().
-            keep: who keeps its label, (B,) bool.
+            keep: who keeps its label and its caption, (B,) bool.
+            caption: token ids, (B, L) or (L,).
 
         Raises:
             ValueError: if the hint is no picture of x's size.
@@ -73,11 +75,12 @@ class ControlledUNet(nn.Module):
         ok = tuple(hint.shape) == wanted
         require(ok, f"the hint needs shape {wanted}, got {tuple(hint.shape)}")
         condition = F.silu(self.condition(x, t, label, keep))
+        context = self.condition.context(x, caption, keep)
         h, added = self.stem(x) + self.read(hint), []
         for block, zero in zip(self.down, self.zero, strict=True):
-            h = block(h, condition)
+            h = block(h, condition, context)
             added.append(zero(h))
-        return added, self.zero_middle(self.middle(h, condition))
+        return added, self.zero_middle(self.middle(h, condition, context))
 
     def forward(
         self,
@@ -86,19 +89,21 @@ class ControlledUNet(nn.Module):
         hint: Tensor,
         label: Tensor | None = None,
         keep: Tensor | None = None,
+        caption: Tensor | None = None,
     ) -> Tensor:
         """Answer one image a sample; arguments as of `controls`."""
-        added, added_middle = self.controls(x, t, hint, label, keep)
+        added, added_middle = self.controls(x, t, hint, label, keep, caption)
         net = self.net
         condition = F.silu(net.condition(x, t, label, keep))
+        context = net.condition.context(x, caption, keep)
         h, skips = net.stem(x), []
         for block in net.down:
-            h = block(h, condition)
+            h = block(h, condition, context)
             skips.append(h)
-        h = net.middle(h, condition) + added_middle
+        h = net.middle(h, condition, context) + added_middle
         for grow, block in zip(net.grow, net.up, strict=True):
             skip = skips.pop() + added.pop()
-            h = block(torch.cat([grow(h), skip], dim=1), condition)
+            h = block(torch.cat([grow(h), skip], dim=1), condition, context)
         return net.head(h)
 
 

@@ -14,19 +14,29 @@ from diffedu.nets.conditions import require_positive, zero_
 class Attend(nn.Module):
     """The attention product alone, a module so that a hook can read or change it."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         """softmax(q k^T / sqrt(d)) v (1706.03762, eq. 1).
 
         Args:
             q: queries, (B, heads, N, d).
             k: keys, (B, heads, M, d).
             v: values, (B, heads, M, d).
+            mask: which keys count, bool, broadcasts to (B, heads, N, M).
 
         Returns:
             shape (B, heads, N, d).
         """
+        return self.weights(q, k, mask) @ v
+
+    @staticmethod
+    def weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The map itself, (B, heads, N, M): each row sums to 1. Args as `forward`."""
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        return F.softmax(scores, dim=-1) @ v
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return F.softmax(scores, dim=-1)
 
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:

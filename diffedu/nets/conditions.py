@@ -97,6 +97,16 @@ class Condition(nn.Module):
             return vector
         return vector + self.label(self.rows(label, keep, x))
 
+    def context(
+        self, x: Tensor, caption: Tensor | None, keep: Tensor | None = None
+    ) -> None:
+        """Nothing: only a network with a vocabulary reads captions (`captions`)."""
+        require(
+            caption is None,
+            "this network was built without a vocabulary but got caption=; "
+            "build it with vocabulary=V, or leave the caption out",
+        )
+
     def rows(self, label: Tensor | None, keep: Tensor | None, x: Tensor) -> Tensor:
         """The rows (B,) of the table: 0 without a label, class k in row k + 1."""
         if label is None:

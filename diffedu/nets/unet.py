@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from diffedu.errors import require
 from diffedu.nets.attention import SelfAttention, group_norm
-from diffedu.nets.conditions import Condition, require_input, require_positive, zero_
+from diffedu.nets.captions import Context, CrossAttention, conditioning
+from diffedu.nets.conditions import require_input, require_positive, zero_
 
 
 class UNetBlock(nn.Module):
@@ -30,6 +31,7 @@ class UNetBlock(nn.Module):
         attention: end with self-attention.
         heads: its number of heads.
         dropout: share of features set to zero in training.
+        words: look at the words of a caption last.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class UNetBlock(nn.Module):
         attention: bool = False,
         heads: int = 1,
         dropout: float = 0.0,
+        words: bool = False,
     ) -> None:
         super().__init__()
         self.pool = nn.AvgPool2d(2) if down else nn.Identity()
@@ -52,14 +55,18 @@ class UNetBlock(nn.Module):
         same = before == channels
         self.skip = nn.Identity() if same else nn.Conv2d(before, channels, 1)
         self.attention = SelfAttention(channels, heads) if attention else nn.Identity()
+        self.cross = CrossAttention(channels, condition, heads) if words else None
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, h: Tensor, condition: Tensor, context: Context | None = None
+    ) -> Tensor:
         """Map h (B, before, H, W) and condition (B, c) to (B, channels, H', W')."""
         h = self.pool(h)
         scale, shift = self.scale_shift(condition)[..., None, None].chunk(2, dim=1)
         inner = self.norm2(self.conv1(F.silu(self.norm1(h))))
         inner = self.dropout(F.silu(inner * (1 + scale) + shift))
-        return self.attention(self.skip(h) + self.conv2(inner))
+        h = self.attention(self.skip(h) + self.conv2(inner))
+        return h if self.cross is None else self.cross(h, context)
 
 
 class Grow(nn.Module):
@@ -80,7 +87,7 @@ class Grow(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net for small images, called as `net(x, t, label=..., keep=...)`.
+    """A U-Net for small images: `net(x, t, label=..., caption=..., keep=...)`.
 
     Its hidden states are the outputs of the modules named by `blocks()`: "down.0",
     ..., "middle", "up.0", ... Level i works on a grid of size / 2^i pixels with
@@ -99,6 +106,8 @@ class UNet(nn.Module):
         outputs: channels of the answer; None means `channels`, and twice as many
             leave room for a learned variance.
         dropout: share of features set to zero in training.
+        vocabulary: number of token ids if it reads captions, or None. The blocks
+            with self-attention and the middle one then have cross-attention.
 
     Raises:
         ValueError: if a number is out of range, if the size cannot be halved as
@@ -117,6 +126,7 @@ class UNet(nn.Module):
         classes: int | None = None,
         outputs: int | None = None,
         dropout: float = 0.0,
+        vocabulary: int | None = None,
     ) -> None:
         super().__init__()
         outputs = channels if outputs is None else outputs
@@ -124,13 +134,17 @@ class UNet(nn.Module):
         grids = grid_sizes(size, multipliers, attention)
         require(0 <= dropout < 1, f"dropout must be in [0, 1), got {dropout}")
         self.channels, self.size, self.outputs = channels, size, outputs
-        self.condition = Condition(4 * width, classes)
+        self.condition = conditioning(4 * width, classes, vocabulary)
+        reads = vocabulary is not None
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up, self.grow = (nn.ModuleList() for _ in range(3))
 
         def block(before: int, after: int, grid: int, down: bool = False) -> UNetBlock:
             look = grid in attention
-            return UNetBlock(before, after, 4 * width, down, look, heads, dropout)
+            words = reads and look
+            return UNetBlock(
+                before, after, 4 * width, down, look, heads, dropout, words
+            )
 
         now, plan = width, []
         for multiplier, grid in zip(multipliers, grids, strict=True):
@@ -139,6 +153,8 @@ class UNet(nn.Module):
             self.down.append(block(now, after, grid, down=i > 0 and i % blocks == 0))
             now = after
         self.middle = block(now, now, grids[-1])
+        if reads and self.middle.cross is None:
+            self.middle.cross = CrossAttention(now, 4 * width, heads)
         for i, (after, grid) in reversed(list(enumerate(plan))):
             finer = (i + 1) % blocks == 0 and i + 1 < len(plan)
             self.grow.append(Grow(now, after) if finer else nn.Identity())
@@ -163,6 +179,7 @@ class UNet(nn.Module):
         t: Tensor,
         label: Tensor | None = None,
         keep: Tensor | None = None,
+        caption: Tensor | None = None,
     ) -> Tensor:
         """Answer one image a sample.
 
@@ -170,7 +187,9 @@ class UNet(nn.Module):
             x: shape (B, channels, size, size).
             t: time, or any real number that says how noisy x is, (B,) or ().
             label: class numbers, (B,) or (), int64; -1 or None is unconditional.
-            keep: who keeps its label, (B,) bool.
+            keep: who keeps its label and its caption, (B,) bool.
+            caption: token ids, (B, L) or (L,), int64; 0 is no word, and None or a
+                row of zeros is unconditional.
 
         Returns:
             shape (B, outputs, size, size).
@@ -180,13 +199,14 @@ class UNet(nn.Module):
         """
         require_input(x, (self.channels, self.size, self.size), self.stem.weight)
         condition = F.silu(self.condition(x, t, label, keep))
+        context = self.condition.context(x, caption, keep)
         h, skips = self.stem(x), []
         for block in self.down:
-            h = block(h, condition)
+            h = block(h, condition, context)
             skips.append(h)
-        h = self.middle(h, condition)
+        h = self.middle(h, condition, context)
         for grow, block in zip(self.grow, self.up, strict=True):
-            h = block(torch.cat([grow(h), skips.pop()], dim=1), condition)
+            h = block(torch.cat([grow(h), skips.pop()], dim=1), condition, context)
         return self.head(h)
 
 

@@ -16,7 +16,7 @@ from diffedu import losses, nets, schedules
 from diffedu.denoiser import Denoiser
 from diffedu.errors import require
 from diffedu.worlds import digits
-from diffedu.worlds.shapeworld import NAMES, ShapeWorld
+from diffedu.worlds.shapeworld import NAMES, VOCABULARY, ShapeWorld
 
 VARIANT = "plain_rotated"
 HELD_OUT = 2**40  # the number of the first image that no training sees
@@ -49,6 +49,7 @@ class Recipe:
         seed: of weights, order and noise.
         lr: the highest learning rate.
         ema: decay of the averaged weights.
+        finish: called with the trained module and 1,024 training images, last.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Recipe:
     seed: int = 0
     lr: float = 1e-3
     ema: float = 0.995
+    finish: Callable[[nn.Module, Tensor], object] | None = None
 
     def size(self, device: torch.device) -> Size:
         """The full size on a GPU, the preview elsewhere."""
@@ -119,10 +121,23 @@ def shapes_net(**options: Any) -> Callable[[int], Denoiser]:
     )
 
 
+def transformer(pixels: int) -> Denoiser:
+    """The course's class-conditional DiT for ShapeWorld."""
+    net = nets.DiT(3, pixels, patch=2, width=80, depth=6, classes=len(NAMES))
+    return Denoiser(net, schedules.cosine(), "v")
+
+
+def reconstruction(
+    module: nn.Module, x0: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """The autoencoder's loss on images x0 (n, C, s, s): squared error and a pull."""
+    return nets.autoencoder_loss(module, x0, generator=generator)
+
+
 DIGITS = Size(8, 128, 1600)
 FEW = Size(8, 128, 400)
 FEWER = Size(8, 128, 100)
-GPU, CPU = Size(32, 128, 12_000), Size(16, 64, 4_000)
+GPU, CPU = Size(32, 128, 12_000), Size(16, 24, 4_000)
 
 RECIPES = {
     recipe.name: recipe
@@ -176,6 +191,36 @@ RECIPES = {
             GPU,
             CPU,
             drop=0.1,
+        ),
+        Recipe(
+            "shapeworld_unet_caption",
+            "U-Net on ShapeWorld that reads captions by cross-attention",
+            shapes_net(vocabulary=len(VOCABULARY)),
+            captioned_images,
+            losses.denoising,
+            GPU,
+            CPU,
+            drop=0.1,
+        ),
+        Recipe(
+            "shapeworld_dit",
+            "class-conditional diffusion transformer on ShapeWorld",
+            transformer,
+            shape_images,
+            losses.denoising,
+            GPU,
+            CPU,
+            drop=0.1,
+        ),
+        Recipe(
+            "shapeworld_autoencoder",
+            "autoencoder of ShapeWorld images, latents of half the size",
+            lambda pixels: nets.Autoencoder(3, pixels, factor=2, latent_channels=4),
+            only_images(shape_images),
+            reconstruction,
+            GPU,
+            CPU,
+            finish=nets.Autoencoder.standardise_,
         ),
     )
 }

@@ -72,6 +72,8 @@ def train(
     )
     state = deque(states, maxlen=1).pop()
     best = state.ema.to("cpu").eval()
+    if recipe.finish is not None:
+        recipe.finish(best, recipe.data(1024, 0, size.pixels)["x0"])
     about = _card(recipe, size, best, device, state.seconds)
     training.save(best, folder / f"{name}.safetensors", about)
     training.load(best, folder / f"{name}.safetensors")  # measured as it is shipped
