@@ -372,8 +372,8 @@ for name, x in ends.items():
 # ## 9.7 Digits
 #
 # The same two lines on images. The shipped net `digits_unet_class` was trained
-# for 400 steps only, with a tenth of the labels left out, so that guidance has
-# something to mend. To read what was drawn we train a small classifier on clean
+# for 400 steps only, with a tenth of the labels left out, so that guidance may
+# have something to mend. To read what was drawn we train a small classifier on clean
 # digits, as in chapter 2; its last hidden layer serves for the Frechet distance.
 
 # %%
@@ -432,7 +432,7 @@ def judge(made):
 
 # %% [markdown]
 # Beside the net we look at its own snapshot after 100 steps of training, which
-# is much worse and has more to gain.
+# is much worse and has more to gain. Five scales each, from the same noise.
 
 # %%
 nets_of = {"400 steps": net, "100 steps": recipes.load("digits_unet_class_early")}
@@ -453,28 +453,33 @@ def draw_distances(ax):
     ax.set_title("Best at a small scale")
 
 # %% tags=["F26"]
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.3), width_ratios=[1.5, 1.5, 1.6])
-for ax, k in zip(axes, (0, -1), strict=False):
-    made = painted["400 steps"][k][:40]
-    style.images(ax, made, 10, f"Scale {digit_scales[k]:g}, 400 steps")
-draw_distances(axes[2])
-style.show(fig, "Forty digits without guidance and forty at scale 4, hard and "
-           "alike. Two curves of the Frechet distance fall from scale 1 and rise "
-           "again; the one of the worse net has its lowest point further right.")
-best = [digit_scales[row.index(min(row))] for row in distances.values()]
-right, _, within = zip(*judged["400 steps"], strict=True)
-claim("F26", "on digits the Frechet distance is smallest at a small scale above 1",
-      all(1 < b < 4 for b in best), scale=digit_scales, best=best,
-      distance=distances["400 steps"], early=distances["100 steps"],
-      accuracy=list(right), within=list(within),
-      unseen=metrics.frechet_distance(features(images), features(unseen[:250])))
+fig, axes = plt.subplots(1, 4, figsize=(11, 3.0), width_ratios=[1, 1, 1, 1.7])
+for ax, k in zip(axes, (0, 2, 4), strict=False):
+    style.images(ax, painted["100 steps"][k][:50], 5, f"Scale {digit_scales[k]:g}")
+draw_distances(axes[3])
+style.show(fig, "Fifty digits each at scale 1, many of them malformed, at 1.5, and at 4, "
+           "hard and alike. Two curves of the Frechet distance fall from scale 1 and "
+           "rise again; the worse net's has its lowest point further right.")
+best = {name: digit_scales[row.index(min(row))] for name, row in distances.items()}
+right, distance, within = zip(*judged["100 steps"], strict=True)
+claim("F26", "for the worse net the Frechet distance is smallest at a small scale above 1",
+      1 < best["100 steps"] < 4, scale=digit_scales, distance=list(distance),
+      accuracy=list(right), within=list(within), best=best["100 steps"])
+report("F26", "the net of 400 steps", distance=distances["400 steps"],
+       accuracy=[right for right, _, _ in judged["400 steps"]], best=best["400 steps"],
+       unseen=metrics.frechet_distance(features(images), features(unseen[:250])))
 
 # %% [markdown]
-# The Frechet distance wants both sides of the trade: guidance first makes digits
-# clearer and then makes them equal. How much is best depends on the net, as a
-# worse one has more to mend. (The last number is the distance of 250 unseen digits
-# from the training set. The best samples come nearer than that: net and reader
-# both know the training set, and the distance rewards being like it.)
+# Accuracy rises with the scale and the variance within a class falls, as in the
+# plane. The Frechet distance wants both: guidance first makes digits clearer, and
+# then makes them equal. How much is best depends on the net. The one of 100 steps
+# has much to mend, and its minimum is deep on every seed we tried. The one of 400
+# steps draws nearly all digits right without guidance; what it gains at 1.25 is
+# within the noise of 250 samples, so we don't claim it.
+#
+# (The last number is the distance of 250 unseen digits from the training set. The
+# best samples come nearer than that: net and reader both know the training set,
+# and the distance rewards being like it.)
 
 # %% [markdown]
 # ### Away from a worse self
