@@ -407,10 +407,10 @@ read = (reader(unseen).argmax(1) == unseen_classes).double().mean()
 print(f"the reader knows {read:.0%} of unseen digits")
 
 # %% [markdown]
-# 250 digits, twenty-five of each class, by DDIM with 12 steps. The reader's accuracy,
-# the Frechet distance to the training set, and the variance within a class, in
-# the reader's features. A guided image may leave $[-1, 1]$; it is clipped at
-# the end, never on the way.
+# 250 digits, twenty-five of each class, by DDIM with 12 steps. Three numbers for
+# them: the reader's accuracy, the Frechet distance to the training set, and the
+# variance within a class, the last two in the reader's features. A guided image
+# may leave $[-1, 1]$; it is clipped at the end, never on the way.
 
 # %%
 wanted = torch.arange(250) % 10
@@ -457,12 +457,12 @@ fig, axes = plt.subplots(1, 4, figsize=(11, 3.0), width_ratios=[1, 1, 1, 1.7])
 for ax, k in zip(axes, (0, 2, 4), strict=False):
     style.images(ax, painted["100 steps"][k][:50], 5, f"Scale {digit_scales[k]:g}")
 draw_distances(axes[3])
-style.show(fig, "Fifty digits each at scale 1, many of them malformed, at 1.5, and at 4, "
-           "hard and alike. Two curves of the Frechet distance fall from scale 1 and "
+style.show(fig, "Fifty digits each: at scale 1, many of them malformed, at 1.5, and at "
+           "4, hard and alike. Two curves of the Frechet distance fall from scale 1 and "
            "rise again; the worse net's has its lowest point further right.")
 best = {name: digit_scales[row.index(min(row))] for name, row in distances.items()}
 right, distance, within = zip(*judged["100 steps"], strict=True)
-claim("F26", "for the worse net the Frechet distance is smallest at a small scale above 1",
+claim("F26", "for the worse net the distance is smallest at a small scale above 1",
       1 < best["100 steps"] < 4, scale=digit_scales, distance=list(distance),
       accuracy=list(right), within=list(within), best=best["100 steps"])
 report("F26", "the net of 400 steps", distance=distances["400 steps"],
@@ -473,9 +473,9 @@ report("F26", "the net of 400 steps", distance=distances["400 steps"],
 # Accuracy rises with the scale and the variance within a class falls, as in the
 # plane. The Frechet distance wants both: guidance first makes digits clearer, and
 # then makes them equal. How much is best depends on the net. The one of 100 steps
-# has much to mend, and its minimum is deep on every seed we tried. The one of 400
-# steps draws nearly all digits right without guidance; what it gains at 1.25 is
-# within the noise of 250 samples, so we don't claim it.
+# has much to mend, and its minimum was deep on all three seeds we tried. The one
+# of 400 steps draws nearly all digits right without guidance; what it gains or
+# loses at 1.25 is within the noise of 250 samples, so nothing is claimed of it.
 #
 # (The last number is the distance of 250 unseen digits from the training set. The
 # best samples come nearer than that: net and reader both know the training set,
