@@ -629,7 +629,7 @@ aware, clean = ([curve[4] for curve in curves[kind]] for kind in kinds)
 claim("F27", "at alpha_bar 0.3 noise-aware ones read 10 points more, and guide better",
       sum(aware) > sum(clean) + 0.3 and drawn[kinds[0]] > drawn[kinds[1]] + 0.1,
       aware=aware, clean=clean, bayes=ceiling[4], guided_by_aware=drawn[kinds[0]],
-      guided_by_clean=drawn[kinds[1]], control=judge(paint(led_by(bayes, 0.0)))[0])
+      guided_by_clean=drawn[kinds[1]], control=judge(paint(led_by(readers[kinds[0]][0], 0.0)))[0])
 report("F27", "at alpha_bar 0.1 little is left to read",
        aware=[curve[5] for curve in curves[kinds[0]]],
        clean=[curve[5] for curve in curves[kinds[1]]], bayes=ceiling[5])
@@ -1132,7 +1132,7 @@ report("ch09", "pixels beyond 1.2 where w was taken for the scale",
 # |---|---|
 # | contrast too hard, pixels beyond the range | the scale is too high: $w$ for scale? |
 # | other classes than asked for | $u$ and $c$ exchanged; the sign of the push |
-# | rubble in black and white | pushes at the highest noise; an interval; a power of $\sigma$ |
+# | rubble in black and white | pushes at the highest noise; a power of $\sigma$ |
 # | nothing changes with the scale | it does not arrive, or was never dropped |
 # | gradient is None, or an error | guidance inside of `inference_mode` |
 # | a good net spoiled at step 0 | a control branch whose last layers are not zero |
