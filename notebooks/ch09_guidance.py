@@ -603,6 +603,7 @@ def led_by(model, scale=5.0):
 
 pushed = {kind: paint(led_by(models[0])) for kind, models in readers.items()}
 drawn = {kind: judge(made)[0] for kind, made in pushed.items()}
+untold = judge(paint(led_by(readers[kinds[0]][0], 0.0)))[0]
 
 # %%
 def draw_reading(ax):
@@ -629,7 +630,7 @@ aware, clean = ([curve[4] for curve in curves[kind]] for kind in kinds)
 claim("F27", "at alpha_bar 0.3 noise-aware ones read 10 points more, and guide better",
       sum(aware) > sum(clean) + 0.3 and drawn[kinds[0]] > drawn[kinds[1]] + 0.1,
       aware=aware, clean=clean, bayes=ceiling[4], guided_by_aware=drawn[kinds[0]],
-      guided_by_clean=drawn[kinds[1]], control=judge(paint(led_by(readers[kinds[0]][0], 0.0)))[0])
+      guided_by_clean=drawn[kinds[1]], control=untold)
 report("F27", "at alpha_bar 0.1 little is left to read",
        aware=[curve[5] for curve in curves[kinds[0]]],
        clean=[curve[5] for curve in curves[kinds[1]]], bayes=ceiling[5])
