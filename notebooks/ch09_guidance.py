@@ -96,7 +96,8 @@ assert_close(u.score + push(x_t, t, labels), c.score)
 # At scale 0 it is unconditional, at 1 conditional, and above 1 it exaggerates.
 # The survey's equation 12 writes $\hat\varepsilon(x_t, c)$ on the right and
 # calls the factor $w$. For an unconditional network that is a slip: the
-# condition is to come from the classifier.
+# condition is to come from the classifier. One may guide a conditional network
+# too (`tell_inner=True`); then $w$ counts on top of the 1 that is there already.
 
 # %%
 def classifier_guided(x_t, t, label, scale):
@@ -236,8 +237,8 @@ claim("F26", "along the ODE accuracy never falls and the width always does",
 # %% [markdown]
 # The control is scale 0: half of the points are of the class, as it should be.
 # Accuracy reaches 1, and pays with width. Notice where the clouds go: at scale
-# 9 they lie over three units from the other class, where the class itself has
-# next to nothing. Guidance prefers what is *typical of the class and of no
+# 9 the middle of the cloud lies more than two standard deviations beyond the
+# centre of the class itself. Guidance prefers what is *typical of the class and of no
 # other*, and the points for which that holds best are far out.
 
 # %% [markdown]
@@ -455,9 +456,9 @@ def draw_distances(ax):
 # %% tags=["F26"]
 fig, axes = plt.subplots(1, 4, figsize=(11, 3.0), width_ratios=[1, 1, 1, 1.7])
 for ax, k in zip(axes, (0, 2, 4), strict=False):
-    style.images(ax, painted["100 steps"][k][:50], 5, f"Scale {digit_scales[k]:g}")
+    style.images(ax, painted["100 steps"][k][:30], 5, f"Scale {digit_scales[k]:g}")
 draw_distances(axes[3])
-style.show(fig, "Fifty digits each: at scale 1, many of them malformed, at 1.5, and at "
+style.show(fig, "Thirty digits each: at scale 1, many of them malformed, at 1.5, and at "
            "4, hard and alike. Two curves of the Frechet distance fall from scale 1 "
            "and rise again; the worse net's has its lowest point further right.")
 best = {name: digit_scales[row.index(min(row))] for name, row in distances.items()}
@@ -486,18 +487,18 @@ report("F26", "the net of 400 steps", distance=distances["400 steps"],
 #
 # Classifier-free guidance mixes two differences: $c$ knows the class, and $c$
 # is the easier task and therefore learned better. **Autoguidance** (2406.02507)
-# keeps the second alone. It goes away from a *weak* model $w$ of the same data
-# that is told the same condition, such as a smaller net, or an early snapshot
-# of the same training:
+# keeps the second alone. It goes away from a *weak* model of the same data that
+# is told the same condition, such as a smaller net, or an early snapshot of the
+# same training:
 #
-# $$w + \text{scale}\,(d - w).$$
+# $$\text{weak} + \text{scale}\,(\text{good} - \text{weak}).$$
 
 # %%
 weak = nets_of["100 steps"]
 x8 = path.add_noise(images[:8], 0.5, torch.randn(8, 1, 8, 8, generator=dice))
 auto = guidance.Autoguidance(net, weak, scale=2.0)
-d, w = (each(x8, 0.5, label=classes[:8]).v for each in (net, weak))
-assert_close(w + 2.0 * (d - w), auto(x8, 0.5, label=classes[:8]).v)
+good, bad = (each(x8, 0.5, label=classes[:8]).v for each in (net, weak))
+assert_close(bad + 2.0 * (good - bad), auto(x8, 0.5, label=classes[:8]).v)
 
 # %% [markdown]
 # Compare it, and an interval, with plain classifier-free guidance at the same
@@ -636,10 +637,10 @@ report("F27", "at alpha_bar 0.1 little is left to read",
        clean=[curve[5] for curve in curves[kinds[1]]], bayes=ceiling[5])
 
 # %% [markdown]
-# We had planned to state this at $\bar\alpha = 0.1$, where on larger images a
-# classifier can still read. On $8\times8$ pixels it cannot: Bayes' rule itself is
-# right in a third of the cases only, and the gap shrinks to seven or eight
-# points. Where reading is possible, training on noise is what makes it so.
+# We had planned to state this at $\bar\alpha = 0.1$, where larger images may still
+# be read. Digits of $8\times8$ pixels cannot: Bayes' rule itself is right in a
+# third of the cases only, and the gap shrinks below ten points. Where reading is
+# possible, it takes training on noise.
 #
 # On noisy digits the clean-trained classifier is not merely unsure, it is sure
 # and wrong. Its gradient points to whatever pattern of pixels would raise its
@@ -1059,7 +1060,7 @@ shares = {name: [share for _, share in run] for name, run in runs.items()}
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.1), width_ratios=[1, 1, 1.3])
 for ax, (name, run) in zip(axes, runs.items(), strict=False):
     style.scatter(ax, run[0][0][:700], "data", 3)
-    style.scatter(ax, run[3][0][:700], "1", 3, 3.2, f"Minority {name}: scale 1, 3")
+    style.scatter(ax, run[3][0][:700], "1", 3, 3.6, f"Minority {name}: scale 1, 3")
     ax.plot(-1, 0, "kx", ms=8)
     ax.set_xlabel("$x_1$")
 for name, hue in {"near": "learned", "far": "ddim"}.items():
