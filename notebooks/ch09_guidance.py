@@ -458,8 +458,8 @@ fig, axes = plt.subplots(1, 4, figsize=(11, 3.0), width_ratios=[1, 1, 1, 1.7])
 for ax, k in zip(axes, (0, 2, 4), strict=False):
     style.images(ax, painted["100 steps"][k][:30], 5, f"Scale {digit_scales[k]:g}")
 draw_distances(axes[3])
-style.show(fig, "Thirty digits each: at scale 1, many of them malformed, at 1.5, and at "
-           "4, hard and alike. Two curves of the Frechet distance fall from scale 1 "
+style.show(fig, "Thirty digits each: at scale 1, many of them malformed, at 1.5, and "
+           "at 4, hard and alike. Two curves of the Frechet distance fall from scale 1 "
            "and rise again; the worse net's has its lowest point further right.")
 best = {name: digit_scales[row.index(min(row))] for name, row in distances.items()}
 right, distance, within = zip(*judged["100 steps"], strict=True)
