@@ -87,8 +87,7 @@ for convention in ("scale", "w"):
 # And which variance has the tilted density
 # $p(x\mid c)^{\text{scale}}\, p(x)^{1-\text{scale}}$? Write
 # `two_gaussians(scale, var_c, var_u)`, which returns both variances, the ODE's
-# first (after 2408.09000, who do this for scale and two variances of their own).
-# All are numbers or tensors of shape (). What you should see below: your first
+# first (2408.09000 has a case of this). All are numbers or tensors of shape (). What you should see below: your first
 # number is what a sampler gives, and it is the smaller one.
 #
 # <details><summary>Hint 1: a nudge</summary>
@@ -240,8 +239,7 @@ check.noisy_loss(noisy_loss)
 # %% [markdown]
 # Train with it on four spots that form two classes like a chessboard, once with
 # noise and once without (alpha 1, sigma 0), and compare with the best possible
-# accuracy at $\bar\alpha = 0.3$. The clean-trained one reads clean points as
-# well as the other does.
+# accuracy at $\bar\alpha = 0.3$.
 
 # %%
 from diffedu import training

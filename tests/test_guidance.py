@@ -79,10 +79,10 @@ def test_without_a_condition_nothing_is_guided():
     assert_close(seen.eps, exact()(X, 0.5).eps, atol=1e-12, rtol=0)
 
 
-def test_matches_the_diffusers_formula():
+def test_matches_the_form_that_pipelines_use():
     u, c = (exact()(X, 0.5, label=y).eps for y in (None, LABEL))
     seen = guidance.ClassifierFree(exact(), 7.5)(X, 0.5, label=LABEL).eps
-    # as diffusers' pipelines write it: guidance_scale times (text - uncond)
+    # diffusers' pipelines write it with guidance_scale times (text - uncond)
     assert_close(seen, u + 7.5 * (c - u))
 
 

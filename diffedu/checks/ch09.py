@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from diffedu.checks.ch03_fields import whole
-from diffedu.checks.ch09_pictures import colour_push, fuse, noisy_loss
+from diffedu.checks.ch09_classifier import noisy_loss
+from diffedu.checks.ch09_pictures import colour_push, fuse
 from diffedu.checks.machinery import Exercise, Property
 
 __all__ = [

@@ -19,6 +19,7 @@ from diffedu.guidance.base import (
     score_added,
 )
 from diffedu.prediction import Prediction
+from diffedu.schedules import Schedule
 from diffedu.tensors import per_sample
 from diffedu.worlds.mixtures import GaussianMixture
 
@@ -130,12 +131,12 @@ class ExactClassifier(nn.Module):
 
     Args:
         mixture: the data, with their labels.
-        denoise: a denoiser whose path the points lie on, or that path itself.
+        schedule: the path that the points lie on.
     """
 
-    def __init__(self, mixture: GaussianMixture, schedule: object) -> None:
+    def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
         super().__init__()
-        self.mixture, self.schedule = mixture, getattr(schedule, "schedule", schedule)
+        self.mixture, self.schedule = mixture, schedule
 
     def forward(self, x: Tensor, t: Tensor | float) -> Tensor:
         """log p(x_t, label) + const, (B, classes), for x (B, D) and t () or (B,)."""
@@ -146,9 +147,8 @@ class ExactClassifier(nn.Module):
         away = x[:, None] - alpha * data.means
         if data.axes is not None:
             away = torch.einsum("kde,nkd->nke", data.axes, away)
-        each = data.weights.log() - 0.5 * (away.square() / spread + spread.log()).sum(
-            -1
-        )
+        cost = (away.square() / spread + spread.log()).sum(-1)
+        each = data.weights.log() - 0.5 * cost
         classes = range(int(data.labels.max()) + 1)
         return torch.stack(
             [each[:, data.labels == k].logsumexp(1) for k in classes], dim=1
