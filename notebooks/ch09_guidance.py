@@ -688,9 +688,9 @@ freedom = samplers.ddim_step(denoise, x_t, 0.5, 0.4) - rho * slope
 assert_close(freedom, samplers.ddim_step(steered, x_t, 0.5, 0.4))
 
 # %% [markdown]
-# How good is it? This energy is the logarithm of a measurement "the first
-# coordinate is 2, give or take 0.5", and for a mixture the posterior given a
-# measurement is exact. Time travel, FreeDoM's second part (algorithm 2), takes
+# How good is it? This energy is minus the log-likelihood of a measurement, "the
+# first coordinate is 2, give or take 0.5", and for a mixture the posterior given
+# a measurement is known. Time travel, FreeDoM's second part (algorithm 2), takes
 # each step again a few times: noise the state back up from $s$ to $t$, and step
 # down once more. It is an `after` of the sampler.
 
