@@ -1039,7 +1039,7 @@ for rule in guidance.RULES.values():
 # in a class one point in five has another attribute: a second spot, with a fifth
 # of the class's mass. If that spot lies *near* the other class, its points are
 # not typical, and guidance should drop them. If it lies *far*, they are the most
-# typical of all. Again along the ODE.
+# typical of all. Again along the ODE. A cross marks the other class.
 
 # %%
 def minority_share(place, scale):
@@ -1060,7 +1060,7 @@ shares = {name: [share for _, share in run] for name, run in runs.items()}
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.1), width_ratios=[1, 1, 1.3])
 for ax, (name, run) in zip(axes, runs.items(), strict=False):
     style.scatter(ax, run[0][0][:700], "data", 3)
-    style.scatter(ax, run[3][0][:700], "1", 3, 3.6, f"Minority {name}: scale 1, 3")
+    style.scatter(ax, run[3][0][:700], "1", 3, 3.6, f"{name.title()}: scale 1 grey, 3 red")
     ax.plot(-1, 0, "kx", ms=8)
     ax.set_xlabel("$x_1$")
 for name, hue in {"near": "learned", "far": "ddim"}.items():
