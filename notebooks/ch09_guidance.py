@@ -1060,7 +1060,8 @@ shares = {name: [share for _, share in run] for name, run in runs.items()}
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.1), width_ratios=[1, 1, 1.3])
 for ax, (name, run) in zip(axes, runs.items(), strict=False):
     style.scatter(ax, run[0][0][:700], "data", 3)
-    style.scatter(ax, run[3][0][:700], "1", 3, 3.6, f"{name.title()}: scale 1 grey, 3 red")
+    title = f"{name.title()}: scale 1 grey, 3 red"
+    style.scatter(ax, run[3][0][:700], "1", 3, 3.6, title)
     ax.plot(-1, 0, "kx", ms=8)
     ax.set_xlabel("$x_1$")
 for name, hue in {"near": "learned", "far": "ddim"}.items():

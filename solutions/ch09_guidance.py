@@ -87,8 +87,9 @@ for convention in ("scale", "w"):
 # And which variance has the tilted density
 # $p(x\mid c)^{\text{scale}}\, p(x)^{1-\text{scale}}$? Write
 # `two_gaussians(scale, var_c, var_u)`, which returns both variances, the ODE's
-# first (2408.09000 has a case of this). All are numbers or tensors of shape (). What you should see below: your first
-# number is what a sampler gives, and it is the smaller one.
+# first (2408.09000 has a case of this). All are numbers or tensors of shape ().
+# What you should see below: your first number is what a sampler gives, and it is
+# the smaller one.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
