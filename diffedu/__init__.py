@@ -5,6 +5,7 @@ looks inside it.
 """
 
 from diffedu import (
+    features,
     guidance,
     losses,
     metrics,
@@ -31,6 +32,7 @@ __all__ = [
     "Prediction",
     "features",
     "guidance",
+    "features",
     "losses",
     "metrics",
     "nets",
