@@ -32,7 +32,6 @@ __all__ = [
     "Prediction",
     "features",
     "guidance",
-    "features",
     "losses",
     "metrics",
     "nets",
