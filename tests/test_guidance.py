@@ -121,6 +121,15 @@ def test_exact_classifier_takes_full_covariances():
     assert_close(logits.softmax(1), tilted.at(PATH, 0.4).class_posterior(X))
 
 
+@pytest.mark.parametrize("t", [1.0, torch.tensor([1.0, 0.5]).double()])
+def test_a_push_where_no_data_is_left_says_what_to_do(t):
+    flow = schedules.flow()
+    exact = guidance.ExactClassifier(mixture(), flow)
+    rule = guidance.ClassifierGuidance(mixture().denoiser(flow), exact, 1.0)
+    with pytest.raises(ValueError, match="Start at schedule.t_max"):
+        rule(X[:2], t, label=LABEL[:2])
+
+
 def test_samples_without_a_label_are_not_pushed():
     guided = guidance.ClassifierGuidance(exact(), classifier(), 4.0)
     keep = torch.tensor([True, False] * 3 + [True])

@@ -87,9 +87,21 @@ def score_added(seen: Prediction, push: Tensor) -> Prediction:
 
     At a fixed x_t, eps falls by sigma push and x0 rises by sigma^2 / alpha push; the
     answer keeps the parametrisation it had.
+
+    Raises:
+        ValueError: where alpha is 0, so that no score says anything of x0.
     """
     p, q = seen.kind.weights(seen.at)
     alpha, sigma = seen.at.alpha, seen.at.sigma
+    blind = alpha == 0
+    if isinstance(blind, Tensor):
+        blind = not capturing() and bool(blind.any())
+    require(
+        not blind,
+        f'a push on the score needs alpha above 0, and on the path "'
+        f'{seen.schedule.name}" it is 0 at t={seen.t.max().item():g}. Start at '
+        f"schedule.t_max = {seen.schedule.t_max:g}",
+    )
     of_x0 = p * sigma**2 / alpha if isinstance(p, Tensor) or p != 0 else 0.0
     value = seen.value + (of_x0 - q * sigma) * push
     fraction = seen.variance_fraction
