@@ -16,7 +16,14 @@ from diffedu import Denoiser, GaussianMixture, samplers, schedules
 from diffedu.samplers import SAMPLERS
 
 CONTINUOUS = {name: path for name, path in PATHS.items() if path.steps is None}
-DETERMINISTIC = ("ddim", "euler", "heun", "dpm_solver_2", "dpm_solver_pp_2m")
+DETERMINISTIC = (
+    "ddim",
+    "euler",
+    "heun",
+    "dpm_solver_2",
+    "dpm_solver_pp_2m",
+    "dpm_solver_pp_3m",
+)
 EVERY_SAMPLER = pytest.mark.parametrize("name", SAMPLERS)
 EVERY_PATH = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
