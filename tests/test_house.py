@@ -430,6 +430,12 @@ def test_audit_finds_a_foreign_import(audit, tmp_path):
     assert excess(rows, "imports outside the list") == ["diffedu/samplers.py:5 scipy"]
 
 
+def test_audit_reads_code_that_names_outer_variables(audit, tmp_path):
+    text = "def f():\n    n = 0\n\n    def g():\n        nonlocal n\n    g()\n"
+    rows = audit.imports(library(audit, tmp_path, text))
+    assert excess(rows, "imports outside the list") == []
+
+
 def test_audit_finds_long_cells_and_too_little_prose(audit, tmp_path):
     cell = "# %%\n" + "x = 1\n" * 19
     text = "# %% [markdown]\n# four words of prose\n\n" + cell

@@ -210,7 +210,7 @@ def imports(library: list[Source]) -> list[Row]:
     bad = []
     for source in library:
         for node in ast.walk(source.tree):
-            names = [a.name for a in getattr(node, "names", [])]
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""] if node.level == 0 else []
             elif not isinstance(node, ast.Import):
