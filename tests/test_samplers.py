@@ -116,8 +116,8 @@ def slopes(names: tuple[str, ...], path) -> dict[str, float]:
 
 @pytest.mark.parametrize("path", CONTINUOUS.values(), ids=CONTINUOUS)
 def test_orders(path) -> None:
-    """Euler and DDIM 1; Heun, DPM-Solver-2 and DPM-Solver++(2M) 2."""
-    for name, slope in slopes(DETERMINISTIC, path).items():
+    """Euler and DDIM 1; Heun, DPM-Solver-2 and ++(2M) 2. ++(3M): test_multistep."""
+    for name, slope in slopes(DETERMINISTIC[:5], path).items():
         order, slack = (1, 0.15) if name in ("ddim", "euler") else (2, 0.3)
         assert abs(-slope - order) < slack, (name, slope)
 
