@@ -19,7 +19,7 @@
 # | needs | ch01 |
 # | study | 6 hours |
 # | figures | F03, F04, F05, F06, F07 |
-# | receipt | 2.8 minutes on one CPU thread, 484 MB |
+# | receipt | 7.6 minutes on one CPU thread, 493 MB |
 
 # %%
 import matplotlib.pyplot as plt
