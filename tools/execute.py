@@ -23,7 +23,7 @@ from PIL import Image
 PNG_BYTES = 60_000
 COLOURS = (256, 128, 64)
 PROBE = """
-import json as _json, pathlib as _pathlib, sys as _sys
+import json as _json, pathlib as _pathlib, sys as _sys, time as _time
 def _peak():
     status = _pathlib.Path("/proc/self/status")
     if status.is_file():
@@ -33,7 +33,8 @@ def _peak():
     return getattr(psutil.Process().memory_info(), "peak_wset", 0) / 2**20
 _files = [getattr(m, "__file__", None) for m in list(_sys.modules.values())]
 _pathlib.Path({path!r}).write_text(_json.dumps(
-    dict(peak=_peak(), files=[f for f in _files if isinstance(f, str)])))
+    dict(peak=_peak(), seconds=_time.process_time(),
+         files=[f for f in _files if isinstance(f, str)])))
 """
 
 
@@ -46,7 +47,8 @@ class Run:
     """What one execution showed.
 
     Attributes:
-        minutes: from the first cell to the last.
+        minutes: of the processor, one thread, which other work on the machine hardly
+            changes; on a GPU by the clock, from the first cell to the last.
         peak_memory_mb: of the kernel.
         files: library files it imported, relative to the library's folder.
         claims: what `claim` and `report` recorded.
@@ -83,12 +85,13 @@ def execute(nb: Any, script: Path, course: Course, device: str = "cpu") -> Run:
             raise ChapterFailed(_failure(nb, script, error)) from error
         finally:
             nb.cells.pop()
-        minutes = (time.perf_counter() - start) / 60
+        seconds = time.perf_counter() - start
         found = json.loads(probe.read_text(encoding="utf-8"))
+        seconds = found["seconds"] if device == "cpu" else seconds
         lines = log.read_text(encoding="utf-8").splitlines()
     _tidy(nb, script)
     return Run(
-        round(minutes, 2),
+        round(seconds / 60, 2),
         round(found["peak"]),
         _library_files(nb, found["files"], course.library),
         [json.loads(line) for line in lines],
