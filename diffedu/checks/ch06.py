@@ -45,9 +45,10 @@ def _eta(
     kept: Callable[..., Tensor] = lambda a_s, var: (1 - a_s - var).sqrt(),
     fresh: Callable[[Tensor], Tensor] = torch.sqrt,
     root: Callable[[Tensor], Tensor] = torch.sqrt,
+    scale: Callable[[Tensor], Tensor] = torch.sqrt,
 ) -> Tensor:
     a_t, a_s = abar_t[:, None], abar_s[:, None]
-    x0 = (x - root(1 - a_t) * eps) / a_t.sqrt()
+    x0 = (x - root(1 - a_t) * eps) / scale(a_t)
     var = variance(a_t, a_s, eta)
     return a_s.sqrt() * x0 + kept(a_s, var) * eps + fresh(var) * z
 
@@ -74,6 +75,14 @@ eta_step = Exercise(
         "the square root of 1 - abar is missing where x0 is computed":
             lambda *a: _eta(*a, root=lambda v: v),
         "the fresh noise is missing": lambda *a: _eta(*a, fresh=torch.zeros_like),
+        "x0 is not divided by the root of abar_t":
+            lambda *a: _eta(*a, scale=torch.ones_like),
+        "x0 is divided by abar_t and not by its root":
+            lambda *a: _eta(*a, scale=lambda v: v),
+        "tau is taken off before eps: variances are subtracted, not deviations":
+            lambda *a: _eta(*a, kept=lambda a_s, var: (1 - a_s).sqrt() - var.sqrt()),
+        "tau squared is eta squared times 1 - abar_s: two of its factors are missing":
+            lambda *a: _eta(*a, variance=lambda t, s, e: e**2 * (1 - s)),
     },
 )  # fmt: skip
 
@@ -134,6 +143,16 @@ line_step = Exercise(
             _line_by_alpha,
         "the weight of m is e^h - 1: pull e^lambda_s out, not e^lambda_t":
             lambda *a: _line(*a, level=torch.expm1),
+        "1 - e^-h has the wrong sign in the weight of d":
+            lambda *a: _line(*a, steep=lambda h, flat: h + flat),
+        "the weight of d has the wrong sign":
+            lambda *a: _line(*a, steep=lambda h, flat: flat - h),
+        "alpha_s is missing before the two terms of x0":
+            lambda x, m, d, t, s: _line(x, m / s[0], d / s[0], t, s),
+        "alpha_t stands where alpha_s belongs":
+            lambda x, m, d, t, s: _line(x, m * t[0] / s[0], d * t[0] / s[0], t, s),
+        "x is not scaled by the ratio of sigmas":
+            lambda x, m, d, t, s: _line(x * t[1] / s[1], m, d, t, s),
     },
 )  # fmt: skip
 
@@ -144,8 +163,10 @@ line_step = Exercise(
 def _codes(g: Generator) -> Inputs:
     batch, dim = _size(g)
     a, b = torch.randn(2, batch, dim, generator=g)
-    # lengths that differ, so that they show where they enter the angle
-    b = b * (0.5 + torch.rand(batch, 1, generator=g))
+    # lengths that differ, so that they show where they enter the angle; below 1, so
+    # that an arccosine of the bare product exists
+    a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+    a, b = ((0.5 + 0.4 * torch.rand(batch, 1, generator=g)) * v for v in (a, b))
     return {"a": a, "b": b, "u": 0.1 + 0.3 * torch.rand((), generator=g).item()}
 
 
@@ -190,6 +211,15 @@ slerp = Exercise(
             lambda a, b, u: _slerp(
                 a, b, u, lambda a, b: torch.cosine_similarity(
                     a.flatten(), b.flatten(), dim=0).acos()),
+        "the product a . b is not divided by both lengths in the angle":
+            lambda a, b, u: _slerp(
+                a, b, u, lambda a, b: (a * b).sum(1, keepdim=True).acos()),
+        "the angle is taken for a right one: a and b are not exactly orthogonal":
+            lambda a, b, u: _slerp(
+                a, b, u, lambda a, b: torch.full_like(a[:, :1], torch.pi / 2)),
+        "directions and lengths are interpolated apart; the formula has a and b whole":
+            lambda a, b, u: _of_units(a, b, u) * torch.lerp(
+                a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), u),
         "root weights, as for independent noises; they leave the circle":
             lambda a, b, u: (1 - u) ** 0.5 * a + u**0.5 * b,
     },
@@ -203,7 +233,7 @@ slerp = Exercise(
 def _landing(g: Generator) -> Inputs:
     x_t, x_s = torch.randn(2, *_size(g), generator=g)
     low, high = _levels(g, len(x_t))
-    high[0] = 1.0  # one sample arrives at the data
+    high[-1] = 1.0  # one sample arrives at the data
     at_t, at_s = (torch.stack([a, (1 - a**2).sqrt()]) for a in (low, high))
     return {"x_t": x_t, "x_s": x_s, "at_t": at_t, "at_s": at_s}
 
@@ -238,6 +268,18 @@ student_target = Exercise(
             lambda x_t, x_s, t, s: x_s - (s[1] / t[1])[:, None] * x_t,
         "the roles of t and s are exchanged":
             lambda x_t, x_s, t, s: _target(x_s, x_t, s, t),
+        "the sign in the numerator is wrong":
+            lambda x_t, x_s, t, s: _target(-x_t, x_s, t, s),
+        "the ratio of sigmas is missing before x_t":
+            lambda x_t, x_s, t, s: (
+                (x_s - x_t) / (s[0] - s[1] / t[1] * t[0])[:, None]),
+        "the ratio of sigmas is missing in the denominator":
+            lambda x_t, x_s, t, s: (
+                (x_s - (s[1] / t[1])[:, None] * x_t) / (s[0] - t[0])[:, None]),
+        "multiplied by the denominator":
+            lambda x_t, x_s, t, s: (
+                (x_s - (s[1] / t[1])[:, None] * x_t)
+                * (s[0] - s[1] / t[1] * t[0])[:, None]),
         "the sigmas are squared":
             lambda *a: _target(*a, ratio=lambda t, s: (s[1] / t[1]) ** 2),
     },
@@ -251,7 +293,7 @@ def _boundary_inputs(g: Generator) -> Inputs:
     x, F = torch.randn(2, *_size(g), generator=g)
     smallest = 0.05 + 0.1 * torch.rand((), generator=g).item()
     sigma = smallest + 2 * torch.rand(len(x), generator=g)
-    sigma[0] = smallest
+    sigma[-1] = smallest  # the last: a batch of one should tell right from wrong
     data = 0.4 + 0.4 * torch.rand((), generator=g).item()
     return {"x": x, "F": F, "sigma": sigma, "sigma_data": data, "sigma_min": smallest}
 
@@ -294,6 +336,17 @@ consistency_f = Exercise(
                 *a, out=lambda s, e, d: (s - e) / (s**2 + d**2).sqrt()),
         "x and F have each other's coefficient":
             lambda x, F, s, d, e: _consistency(F, x, s, d, e),
+        "c_out is taken as 1 - c_skip":
+            lambda *a: _consistency(
+                *a, out=lambda s, e, d: 1 - d**2 / ((s - e) ** 2 + d**2)),
+        "sigma - sigma_min is missing in c_out, so that F speaks at the boundary":
+            lambda *a: _consistency(
+                *a, out=lambda s, e, d: d / (s**2 + d**2).sqrt()),
+        "x is scaled by c_in too, which is only for what the network sees":
+            lambda x, F, s, d, e: _consistency(
+                x / (s**2 + d**2).sqrt()[:, None], F, s, d, e),
+        "F's term has the wrong sign":
+            lambda x, F, s, d, e: _consistency(x, -F, s, d, e),
         "x is left out: without it nothing is the identity":
             lambda *a: _consistency(*a, skip=lambda s, e, d: 0 * s),
     },
@@ -305,7 +358,8 @@ consistency_f = Exercise(
 
 def _ledger_inputs(g: Generator) -> Inputs:
     halvings = int(torch.randint(2, 8, (), generator=g))
-    steps, batch = (int(n) for n in torch.randint(20, 400, (2,), generator=g))
+    # small numbers, in which rounding would show
+    steps, batch = (int(n) for n in torch.randint(5, 40, (2,), generator=g))
     after = int(torch.randint(2, 6, (), generator=g))
     before = after * 2**halvings
     return {"halvings": halvings, "steps": steps, "batch": batch,
@@ -340,6 +394,15 @@ pays_after = Exercise(
         "divided by what a sample used to cost: it still costs something":
             lambda h, n, b, x, y: _pays(h, n, b, x, 0),
         "upside down": lambda *a: 1 / _pays(*a),
+        "divided by the ratio of the costs; what a sample saves is their difference":
+            lambda h, n, b, x, y: _pays(h, n, b, x / y, 0),
+        "a factor 2 ** halvings: each halving takes as many steps as the others":
+            lambda h, n, b, x, y: _pays(2**h, n, b, x, y),
+        "rounded up: the number is wanted as it is":
+            lambda *a: _pays(*a).ceil(),
+        "rounded down: the number is wanted as it is":
+            lambda *a: _pays(*a).floor(),
+        "rounded: the number is wanted as it is": lambda *a: _pays(*a).round(),
         "what is spent, not after how many samples it is saved":
             lambda h, n, b, x, y: _pays(h, n, b, 1, 0),
     },
