@@ -188,14 +188,16 @@ claim("ch08", "a U-Net of one level sees 17 pixels; each halving of the grid add
 
 # %% [markdown]
 # The colours fall by powers of ten towards the rim: far pixels can be seen, but
-# count for little (these weights are random; training may change that). Two things reach further at once. With the norms in place, one
-# level already feels all 64 pixels, though only through a mean and a variance. And
-# attention on a coarse grid lets every place look at every other.
+# count for little (these weights are random; training may change that). Two
+# things reach further at once. With the norms in place, one level already feels
+# all 64 pixels, though only through a mean and a variance. And attention on a
+# coarse grid lets every place look at every other.
 #
 # ## 8.3 Attention, and what it costs
 #
 # Attention works on a row of $N$ vectors, the **tokens**: places of a grid, patches
-# of an image, words. Every token $i$ asks a query $q_i$; every token $j$ offers a key $k_j$ and a value
+# of an image, words. Every token $i$ asks a query $q_i$; every token $j$ offers
+# a key $k_j$ and a value
 # $v_j$, all of them linear in its features. The answer is a weighted mean of values
 # (1706.03762, eq. 1),
 #
@@ -591,8 +593,9 @@ assert_close(uvit(net, x, t), net(x, t))
 # carried through the middle. On the other hand a late block now gets $h$ through a
 # new linear layer, and a new linear layer is a random matrix. It need not lose what
 # $h$ knows, but no number comes out as it went in. The correlation, entry by entry,
-# of what goes in and what comes out shows it on ten seeds. `passing` lets the layer start as $h$ unchanged
-# and deaf to the early tokens; that is our variant, not the paper's.
+# of what goes in and what comes out shows it on ten seeds. `passing` lets the
+# layer start as $h$ unchanged and deaf to the early tokens; that is our
+# variant, not the paper's.
 
 # %%
 def small_uvit(skips, seed):
@@ -646,7 +649,8 @@ style.show(fig, "Loss on unseen images of a small U-ViT after 100 steps, three s
            "and their mean: without long skips, with them, and with merging layers "
            "that start as the identity. The second is highest, the others level.")
 claim("F24", "entry by entry, a new merging layer's answer is next to uncorrelated "
-      "with the late tokens (ten seeds)", max(new) < 0.2, largest=max(new), control_passing=through)
+      "with the late tokens (ten seeds)", max(new) < 0.2, largest=max(new),
+      control_passing=through)
 report("F24", "loss after 100 steps, three seeds", without=loss["without"],
        with_skips=loss["with long skips"], passing=loss["passing at first"])
 
@@ -663,8 +667,8 @@ report("F24", "loss after 100 steps, three seeds", without=loss["without"],
 # Attention pays for every pair. A **state-space model** runs a state along the row
 # of tokens and pays for every token once. For each feature, with input $u(\tau)$,
 #
-# $$\frac{dh}{d\tau} = A\,h(\tau) + u(\tau),\qquad y(\tau) = 2\,\mathrm{Re}\big(C\,h(\tau)\big)
-# + D\,u(\tau).$$
+# $$\frac{dh}{d\tau} = A\,h(\tau) + u(\tau),\qquad
+# y(\tau) = 2\,\mathrm{Re}\big(C\,h(\tau)\big) + D\,u(\tau).$$
 #
 # If $A$ is diagonal, with complex entries $-a + i\omega$, each number of the state is
 # an exponential that fades at rate $a$ and turns at speed $\omega$: a damped bell
@@ -746,10 +750,11 @@ report("ch08", "loss of a small DiT with each mixer, one seed", **mixed)
 # these networks still denoise each patch by itself, and hearing the others is worth
 # next to nothing yet. What the table shows is that the exchange works; it doesn't
 # show which mixer is better, and we don't claim it. For long rows the argument is
-# Mamba's (2312.00752), whose states depend on the input; its followers for diffusion are DiS
-# (2402.05608), ZigMa (2403.13802), which changes the reading order from layer to
-# layer, and DiffuSSM (2311.18257). A row read line by line puts two neighbours in a
-# column a whole line apart. Attention has no such order to suffer from.
+# Mamba's (2312.00752), whose states depend on the input; its followers for
+# diffusion are DiS (2402.05608), ZigMa (2403.13802), which changes the reading
+# order from layer to layer, and DiffuSSM (2311.18257). A row read line by line
+# puts two neighbours in a column a whole line apart. Attention has no such
+# order to suffer from.
 #
 # ## 8.9 Diffusion in latents
 #
@@ -819,7 +824,9 @@ claim("ch08", "with all components and one scale, diffusion in latents is diffus
 # towards $\mathcal N(0, I)$, so that latents stay near the size of noise:
 #
 # $$L = \frac1{|x|}\Big(\|x - \mathrm{dec}(z)\|^2 + \lambda\sum_i \tfrac12\big(\mu_i^2
-# + s_i^2 - 1 - \log s_i^2\big)\Big),\qquad z = \mu + s\,\varepsilon .$$
+# + s_i^2 - 1 - \log s_i^2\big)\Big),\qquad z = \mu + s\,\varepsilon ,$$
+#
+# where $|x|$ is how many numbers an image has.
 
 # %%
 def vae_loss(net, x, weight, generator):
@@ -1258,7 +1265,8 @@ report("ch08", "loss after 100 steps, one seed", **behind)
 # - A U-Net sees far through coarse grids and keeps detail through skips; FiLM tells
 #   every block the time.
 # - Attention costs the square of the number of tokens. Windows and state-space
-#   mixers cost its first power and give up something for it: reach, or a free order.
+#   mixers cost about its first power and give up something for it: reach, or a
+# free order.
 # - DiT is a stack of blocks that start as the identity. Halving the patch buys
 #   quality with four times the tokens.
 # - U-ViT makes everything a token and hands early ones to late blocks. What that is
