@@ -1266,7 +1266,7 @@ report("ch08", "loss after 100 steps, one seed", **behind)
 #   every block the time.
 # - Attention costs the square of the number of tokens. Windows and state-space
 #   mixers cost about its first power and give up something for it: reach, or a
-# free order.
+#   free order.
 # - DiT is a stack of blocks that start as the identity. Halving the patch buys
 #   quality with four times the tokens.
 # - U-ViT makes everything a token and hands early ones to late blocks. What that is
