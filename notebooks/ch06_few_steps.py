@@ -39,9 +39,13 @@ from diffedu.claims import claim, report
 #
 # has mean $\alpha_s x_0$ and variance $\sigma_s^2$, if $\varepsilon$ is the noise
 # in $x_t$ and $z$ is fresh: two independent normal terms, whose variances add up
-# (2010.02502, eq. 12). $\tau=\eta\,\sigma_s\sqrt{1-\mathrm{snr}_t/
-# \mathrm{snr}_s}$ is DDPM's own step for $\eta=1$. For $\eta=0$ nothing is drawn
-# at all. That one is called **DDIM**.
+# (2010.02502, eq. 12). It is usual to set $\tau$ by a number $\eta$ from 0 to 1,
+#
+# $$\tau=\eta\,\sigma_s\sqrt{1-\mathrm{snr}_t/\mathrm{snr}_s},\qquad
+# \mathrm{snr}=\alpha^2/\sigma^2 .$$
+#
+# $\eta=1$ is DDPM's own step. For $\eta=0$ nothing is drawn at all. That one is
+# called **DDIM**.
 
 # %%
 style.use()
@@ -182,8 +186,8 @@ right.set(xlabel="evaluations", ylabel="distance to the board")
 right.set_title(r"3 to 8 steps: $\eta=0$ is closer")
 right.legend()
 style.show(fig, "Left, four rows of ten digits that hardly differ from row to row. "
-           "Right, distance over steps for eta 0 and 1: from 3 to 8 steps eta 0 lies "
-           "below, at many steps the two meet.")
+           "Right, distance over steps for eta 0 and 1: from 3 to 32 steps eta 0 lies "
+           "below, at 64 the two meet.")
 few = [i for i, n in enumerate(counts) if n in (3, 4, 5)]
 claim("F18", "20 and 100 steps agree on the image; at 3 to 5 steps eta 0 beats eta 1",
       same[20] > 0.9 and different < 0.3
@@ -201,9 +205,11 @@ claim("F18", "20 and 100 steps agree on the image; at 3 to 5 steps eta 0 beats e
 #
 # Which steps are possible at $\eta=0$? Chapter 4's ODE is
 # $\dot x = \dot\alpha\,\hat x_0 + \dot\sigma\,\hat\varepsilon$. Put
-# $\hat\varepsilon = (x-\alpha \hat x_0)/\sigma$ into it and divide by $\sigma$:
+# $\hat\varepsilon = (x-\alpha \hat x_0)/\sigma$ into it, divide by $\sigma$, and
+# take the term with $x$ to the left:
 #
-# $$\frac{d}{dt}\frac{x}{\sigma}
+# $$\frac{d}{dt}\frac{x}{\sigma} = \frac{\dot x}{\sigma}
+# - \frac{\dot\sigma}{\sigma^2}\,x
 # = \Big(\frac{\dot\alpha}{\sigma} - \frac{\alpha\dot\sigma}{\sigma^2}\Big)\hat x_0
 # = \hat x_0\;\frac{d}{dt}\frac{\alpha}{\sigma} .$$
 #
@@ -256,18 +262,20 @@ assert_close(ours, samplers.dpm_solver_2(oracle, x, pair))
 # ## 6.3 Looks that were paid for already
 #
 # The second evaluation can be saved. Earlier steps have asked the network
-# already; a polynomial through those answers says how $\hat x_0$ bends. With
-# $h=\lambda_s-\lambda_t$, each derivative of $\hat x_0$ in $\lambda$ has a weight
-# that is known in closed form:
+# already; a polynomial through those answers says how $\hat x_0$ bends. Write
+# $\hat x_0(\lambda)$ as its Taylor series at $\lambda_t$. With
+# $h=\lambda_s-\lambda_t$ and $\ell=\lambda-\lambda_t$, each derivative in $\lambda$
+# has a weight that is known in closed form:
 #
 # $$\frac{x_s}{\alpha_s} = \frac{\sigma_s}{\alpha_s\sigma_t}\,x_t
 # + \sum_{n} \hat x_0^{(n)}\,\phi_n,\qquad
 # \phi_n=\int_0^h e^{\ell-h}\,\frac{\ell^n}{n!}\,d\ell,$$
 #
-# $\phi_0=1-e^{-h}$, and by parts $\phi_{n}=h^n/n!-\phi_{n-1}$. One look gives
-# DDIM, two give **DPM-Solver++(2M)** (2211.01095, algorithm 2), three a method
-# of third order. The derivatives are Newton's divided differences. For unequal
-# steps $a>b>c$ in $\lambda$,
+# $\phi_0=1-e^{-h}$, and by parts $\phi_{n}=h^n/n!-\phi_{n-1}$. Call one evaluation
+# a look. One look gives DDIM, two give **DPM-Solver++(2M)** (2211.01095,
+# algorithm 2), three a method of third order. The derivatives come from Newton's
+# divided differences. With $f=\hat x_0$ at the last three values $a>b>c$ of
+# $\lambda$, whose gaps need not be equal,
 #
 # $$f[a,b]=\frac{f_a-f_b}{a-b},\qquad f[a,b,c]=\frac{f[a,b]-f[b,c]}{a-c},$$
 #
@@ -376,7 +384,8 @@ ax.minorticks_off()
 ax.legend(title="slope", loc="center left", bbox_to_anchor=(1, 0.5))
 ax.set_title("Three looks: third order, with the 2")
 style.show(fig, "Error over steps for five solvers: DDIM falls with slope -1, "
-           "DPM-Solver-2 and 2M with -2, 3M with -3, and 3M as released with -2.")
+           "DPM-Solver-2 and 2M with -2 on one line, 3M with -3, and 3M as released "
+           "with -2.")
 claim("ch06", "the three-look solver is third order; with half its bend it is second",
       abs(slopes["dpm_solver_pp_3m"] + 3) < 0.3
       and abs(slopes["3m as released"] + 2) < 0.2,
@@ -430,16 +439,17 @@ on_digits = cost.scoreboard(
     [5, 7, 10, 15, 21], lambda end: rms(end, fine), spacing="uniform")
 
 # %%
-def draw_entries(ax, entries):
+def draw_entries(ax, entries, dashed=()):
     for name in dict.fromkeys(e.name for e in entries):
         mine = [e for e in entries if e.name == name]
-        ax.loglog([e.nfe for e in mine], [e.error for e in mine], "o-", ms=4,
+        mark = "s--" if name in dashed else "o-"
+        ax.loglog([e.nfe for e in mine], [e.error for e in mine], mark, ms=4,
                   color=style.colour(name), label=name)
 
 
 def mark_counts(ax, counts):
     ax.set_xticks(counts, [str(n) for n in counts])
-    ax.minorticks_off()
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 
 # %% tags=["F19"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.7))
@@ -453,8 +463,9 @@ mark_counts(left, [6, 10, 20, 50])
 mark_counts(right, [5, 10, 20])
 right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 style.show(fig, "Error over evaluations. On the exact score DPM-Solver-2 and Heun "
-           "start far above DDIM and cross it between 14 and 20; the multistep solvers "
-           "lie below it from 8 on. On the digits the multistep solvers lie lowest.")
+           "start far above DDIM. Heun meets it at 10, DPM-Solver-2 crosses it between "
+           "14 and 20; the multistep solvers lie below it from 8 on. On the digits the "
+           "multistep solvers lie lowest.")
 at = {n: {name: on_oracle[name][budgets.index(n)] for name in ode} for n in (10, 20)}
 claim("F19", "++2M beats DDIM at 10 evaluations; DPM-Solver-2 does at 20, not at 10",
       at[10]["dpm_solver_pp_2m"] < at[10]["ddim"]
@@ -464,8 +475,8 @@ claim("F19", "++2M beats DDIM at 10 evaluations; DPM-Solver-2 does at 20, not at
       dpm_2_20=at[20]["dpm_solver_2"], pp_3m_20=at[20]["dpm_solver_pp_3m"])
 
 # %% [markdown]
-# On ten seeds each of these inequalities held, and no number changed by more
-# than a tenth. Two things to keep:
+# On twelve seeds each of these inequalities held, and no number was more than an
+# eighth away from the one above. Two things to keep:
 #
 # - **The interval is part of the method.** Walked down to log-SNR $13$ and then to
 #   0, as our `log_snr` grid does by default, DPM-Solver-2 still loses at 20
@@ -575,12 +586,12 @@ axes[2].loglog(halved.keys(), halved.values(), "s-",
                color=style.colour("progressive"), label="students")
 axes[2].axhline(floor, color=style.colour("truth"), ls=":", lw=1)
 axes[2].set(xlabel="steps", ylabel="distance to the board")
-axes[2].set_title("Students keep the quality of 64")
+axes[2].set_title("Students stay near the 64 steps")
 mark_counts(axes[2], [1, 4, 16, 64])
 axes[2].legend()
 style.show(fig, "One teacher step gives a blob in the middle, one student step the "
-           "checkerboard. Distance over steps: the teacher's rises steeply towards "
-           "one step, the students' stays flat.")
+           "outline of the board with blurred squares. Distance over steps: the "
+           "teacher's rises steeply towards one step, the students' only a little.")
 claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2, 4, 8",
       all(halved[k] < undistilled[k] for k in (1, 2, 4, 8)),
       student=[halved[k] for k in (1, 2, 4, 8)], teacher_64=undistilled[64],
@@ -593,9 +604,9 @@ claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2,
 # outline of the board and hardly its squares. Sliced distances see edges poorly,
 # so a small number is not yet a good picture.
 #
-# A student can't be better than its teacher with 64 steps, except by chance: that
-# walk is all it ever saw. And each student belongs to *its* times. The gallery
-# shows what happens on others.
+# A student has no reason to be better than its teacher with 64 steps: the steps
+# of the teacher are its only targets. And each student belongs to *its* times.
+# The gallery shows what happens on others.
 #
 # ## 6.5 Consistency models
 #
@@ -607,12 +618,18 @@ claim("F20", "with k steps the student beats its teacher with k steps, k = 1, 2,
 # - **the boundary**: at the smallest noise $f$ is the identity.
 #
 # The first alone is worth nothing, since a constant has it. The second is built
-# into the network, so that it can't be violated. With $\sigma$ the noise over
-# alpha, $\epsilon=0.002$ its smallest value, and $F$ a free network,
+# into the network, so that it can't be violated. In this section $x$ and $\sigma$
+# are $x_t$ and $\sigma_t$ divided by $\alpha_t$, as in EDM, $\sigma_d$ is the
+# data's standard deviation, $\epsilon=0.002$ the smallest noise, and $F$ a free
+# network:
 #
 # $$f = c_\mathrm{skip}\,x + c_\mathrm{out}\,F,\qquad
 # c_\mathrm{skip}=\frac{\sigma_d^2}{(\sigma-\epsilon)^2+\sigma_d^2},\qquad
 # c_\mathrm{out}=\frac{\sigma_d(\sigma-\epsilon)}{\sqrt{\sigma^2+\sigma_d^2}} .$$
+#
+# As with EDM, $F$ sees $x/\sqrt{\sigma^2+\sigma_d^2}$, which has size one, and
+# the noise level as $\frac14\log\sigma$. The factor 0.02 before it makes $F$
+# smooth in the level: neighbours must agree. The board's $\sigma_d$ is 0.58.
 
 # %%
 def consistency_by_hand(net, x, level, sigma_data=0.58, sigma_min=0.002):
@@ -683,8 +700,9 @@ assert_close((huber / (high - low)).mean(), theirs, rtol=1e-4, atol=1e-5)
 # Why several numbers of levels? Few levels mean long jumps: little noise in the
 # target, but a bias, as the neighbour is not on the same way. Many levels have
 # little bias and a long chain of targets from $\epsilon$ to $\sigma_\max=80$,
-# each learned from the one below. So begin coarse and refine. Distillation has no
-# such bias; there we keep 18 levels, as 2303.01469 does for CIFAR-10.
+# each learned from the one below. So begin coarse and refine. In distillation the
+# neighbour leaves the way only by the solver's error; there we keep 18 levels, as
+# 2303.01469 does for CIFAR-10.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -740,8 +758,8 @@ axes[2].axhline(floor, color=style.colour("truth"), ls=":", lw=1)
 axes[2].set(xlabel="steps", ylabel="distance to the board", xticks=[1, 2], yscale="log",
             ylim=(None, 2), title="A second jump mends the first")
 axes[2].legend(fontsize=8, loc="upper right")
-style.show(fig, "Points of a consistency model after one and two steps, both a "
-           "checkerboard, the second with sharper squares; distances of two "
+style.show(fig, "Points of a consistency model after one and two steps, both with "
+           "the board's diagonals and blurred squares; distances of two "
            "consistency models fall from one step to two, far below DDIM's.")
 claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than one",
       all(v[0] < undistilled[1] and v[1] <= v[0] for v in jumped.values()),
@@ -756,17 +774,20 @@ claim("F21", "one jump beats one step of DDIM, and two jumps are no worse than o
 # 0.034 to 0.042. That training came out ahead is no ranking: both recipes are
 # short, and neither was tuned much.
 #
-# The middle level is a choice, found here by trying five; 2303.01469 searches for
-# it as well. A consistency model is a `Denoiser` to any sampler. But its `x0` is
-# the end of the way and not the posterior mean, so its `eps` and `score` are not
-# those of the noised data.
+# The middle level is a choice; 2303.01469 searches for it. We tried 0.5, 0.8, 1.2,
+# 2 and 4. The smallest distance came from 0.5 or 0.8 in each of the six trainings,
+# but 0.8 also made one of them worse than a single jump.
+#
+# A consistency model is a `Denoiser` to any sampler. But its `x0` is the end of the
+# way and not the posterior mean, so its `eps` and `score` are not those of the
+# noised data.
 #
 # ## 6.6 What a sample costs
 #
 # Evaluations are a fair measure only between walks of one network. Across
 # networks count operations; on your own machine, seconds; on your bill, energy.
-# The first can be counted exactly. A linear layer makes each output number from
-# as many products and sums as it has inputs, two operations each:
+# The first can be counted exactly. A linear layer makes each output number with
+# one product and one sum for each of its inputs, which are two operations:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -854,9 +875,8 @@ print(f"{spent} units spent, paid back after {spent / (64 - 1):.0f} samples")
 # Everything on one picture. Left, the oracle: how well the ODE is solved, with
 # the log-SNR grid of the library down to 0. Right, the checkerboard's network:
 # how good the samples are, distilled models included. The two errors are
-# different things. A distilled model would look bad on the left, since it doesn't
-# solve the teacher's ODE from the same start to six digits, and good on the
-# right.
+# different things. A distilled model can look bad by the first and good by the
+# second: its points may end elsewhere than the ODE's and lie well all the same.
 
 # %%
 runners = {name: samplers.SAMPLERS[name] for name in ode}
@@ -878,10 +898,10 @@ net_board += [cost.enter(name, samplers.consistency, m, x_T, times, apart,
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 draw_entries(left, oracle_board)
-draw_entries(right, net_board)
+draw_entries(right, net_board, ["progressive", *models])
 right.axhline(floor, color=style.colour("truth"), ls=":", lw=1)
 left.set(xlabel="evaluations", ylabel="RMS error to the exact walk")
-left.set_title("Oracle: memory wins")
+left.set_title("Oracle: memory wins from 10 on")
 right.set(xlabel="evaluations", ylabel="distance to the board")
 right.set_title("Trained net: below 8, distil")
 mark_counts(left, [5, 10, 20, 40])
@@ -897,9 +917,8 @@ report("ch06", "the best of the trained net's scoreboard at 1, 2 and 4 evaluatio
        million_operations=[e.flops / 1e6 for e in best.values()])
 
 # %% [markdown]
-# Colours come back in the right panel: the three curves that lie low at one
-# evaluation are the distilled models, and the six that begin together at the top
-# are samplers of the undistilled one.
+# Colours come back in the right panel: dashed curves with squares are the distilled
+# models, full ones the samplers of the undistilled net.
 #
 # One network and one seed: differences of a few thousandths between the low curves
 # are not settled by this picture, so it is a report and no claim. What is settled
@@ -960,8 +979,8 @@ for ax, (name, points) in zip(axes, failures.items(), strict=True):
     style.scatter(ax, points[:2000], "learned", 3, 1.6)
     ax.set_title(name, fontsize=10)
     ax.set_xlabel(f"distance {wrong[name]:.2f}")
-style.show(fig, "Four failures: a blurred board, a distorted one, a board drawn "
-           "together, and a small blob.")
+style.show(fig, "Four failures: a blurred board, one that is too wide, points drawn "
+           "to the middle, and points along a line that leaves the frame.")
 claim("ch06", "each of the four mistakes is at least twice as far off as a right model",
       min(wrong.values()) > 2 * halved[1], **{f"error_{i}": v for i, v in
                                               enumerate(wrong.values(), 1)},
@@ -973,7 +992,7 @@ claim("ch06", "each of the four mistakes is at least twice as far off as a right
 # | blurred at $\eta>0$, right at $\eta=0$ | the root before $\hat\varepsilon$ |
 # | a distilled model gets *worse* with more steps | times that it wasn't trained for |
 # | samples drawn to the middle | $\hat x_0$ used as if it were a sample |
-# | a consistency loss near 0, samples in one heap | the boundary |
+# | a consistency model's samples are nowhere near the data | the boundary |
 # | a "third-order" solver with slope $-2$ | a factor in the last derivative |
 #
 # ## 6.9 What was scaled down, and what is left out

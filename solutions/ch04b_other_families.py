@@ -198,8 +198,10 @@ style.show(fig, "A grid of lines after eight random coupling layers: bent and "
 # $$-\mathbb E\log D(x) - \mathbb E\log\big(1-D(g(z))\big),\qquad
 # -\mathbb E\log D(g(z)).$$
 #
-# Logits may be large: at $-150$ the generator's loss is 150, not infinite. What
-# you should see below: two curves that cross where the judge can only guess.
+# Logits may be large: at $-150$ the generator's loss is 150, not infinite. Both
+# losses are trained with, so gradients must reach the logits. What you should
+# see below: one curve that falls and one that rises. Where the judge can only
+# guess it pays twice what the generator pays.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -245,7 +247,7 @@ ax.plot(logits, [p[0] for p in paid], label="judge")
 ax.plot(logits, [p[1] for p in paid], label="generator")
 style.label_lines(ax)
 ax.set(xlabel="logit of data = minus logit of samples", ylabel="loss in nats")
-ax.set_title("What one wins the other pays")
+ax.set_title("As one loss falls the other rises")
 style.show(fig, "The judge's loss falls and the generator's rises with the judge's "
            "logit; at 0 they are 1.39 and 0.69.")
 
@@ -262,7 +264,8 @@ style.show(fig, "The judge's loss falls and the generator's rises with the judge
 # $\frac1B\sum E(x)-\frac1M\sum E(\tilde x)$ and the chains' new places
 # $\tilde x$, which the next step will start from. The gradient in the energy's
 # weights must flow through $E$ at both sets of points, and not through the walk:
-# $\tilde x$ is data. What you should see below: an energy with the right
+# $\tilde x$ is data. Nor may the walk leave gradients behind in the weights'
+# `.grad`. What you should see below: an energy with the right
 # likelihood to a tenth of a nat.
 #
 # <details><summary>Hint 1: a nudge</summary>

@@ -72,8 +72,8 @@ def adaln_zero(h, c, weight, bias, mix, feed):
 check.adaln_zero(adaln_zero)
 
 # %% [markdown]
-# Your function is the library's block. And a consequence of the zeros: in the first
-# step of training, which weights of a block get a gradient at all? Only the layer of
+# Your function is the library's block. And a consequence of the zeros: if a new block
+# stands alone, which of its weights get a gradient in the first step? Only the layer of
 # the condition; `mix` and `feed` are behind closed gates and wait one step.
 
 # %%
@@ -160,7 +160,8 @@ for kernels, strides in (([3, 3, 3], [1, 1, 1]), ([3, 3, 3, 3], [1, 2, 2, 1])):
 # one that is told. Explain in a few sentences each. (a) A network that is told
 # nothing of $t$ can still estimate it; from what, and where will it be wrong? (b) Why
 # should skips help a network that predicts $v$ more than they would help a
-# classifier? (c) Which of the two would you expect to matter *less* in a DiT, and why
+# classifier? (c) Which of skips and time would you
+# expect to matter *less* in a DiT, and why
 # does it have no long skips?
 #
 # <details><summary>Hint 1: where to look</summary>
@@ -181,7 +182,8 @@ for kernels, strides in (([3, 3, 3], [1, 1, 1]), ([3, 3, 3, 3], [1, 2, 2, 1])):
 #
 # (b) $v = \alpha\varepsilon - \sigma x_0$ contains the noise of every single pixel.
 # That cannot be compressed: it must be carried from input to output at full
-# resolution, and skips do that. A classifier throws this detail away anyway.
+# resolution, and skips do that. A classifier throws this detail away anyway. (That
+# is the argument; in the chapter's 100 steps long skips didn't lower the loss.)
 #
 # (c) In a DiT the skips matter less, because the grid never gets coarser and every
 # block adds to its input: with small gates $h$ passes through unchanged, so there is
@@ -203,7 +205,7 @@ for kernels, strides in (([3, 3, 3], [1, 1, 1]), ([3, 3, 3, 3], [1, 2, 2, 1])):
 # Write `dit_operations(size, patch, width, depth)`: four whole numbers, the side of
 # the image in pixels, of a patch in pixels, the width and the number of blocks.
 # Result: one number. What you should see below: PyTorch's counter agrees to the last
-# digit, and halving the patch costs a bit more than four times.
+# digit, and halving the patch costs about four times as much: first less, then more.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -335,7 +337,7 @@ style.show(fig, "Counted operations against tokens on log axes for windows of 16
 # all real here. Write `state_scan(u, decay, into, out)`: inputs `u` (B, w, N), `decay`
 # $a$, `into` $b$ and `out` $c$ each (w, S); result (B, w, N). The answer at token $k$
 # has heard token $k$ itself. What you should see below: your scan, put into a DiT
-# block in the place of attention, makes a working network.
+# block in the place of attention, makes a network without any attention product.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #

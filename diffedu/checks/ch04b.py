@@ -84,6 +84,17 @@ def _one_normaliser(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return _no_normaliser(x, mean, std) - constant
 
 
+def _log_std_added(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return _fit(x, mean, std) + 2 * x.shape[1] * std.log()
+
+
+def _distance_with(factor: Function) -> Function:
+    """The density with its squared distance times factor(x, std)."""
+    return lambda x, mean, std: (
+        _fit(x, mean, std) + (1 - factor(x, std)) * -_no_normaliser(x, mean, std)
+    )
+
+
 def _elbo_trains(answer: Function, g: Generator) -> bool:
     inputs = _encoded(g)
     leaves = [inputs[name].requires_grad_() for name in ("mean", "log_std")]
@@ -117,6 +128,10 @@ elbo = Exercise(
             _elbo_with(width=lambda s: 0 * s),
         "the noise is not scaled by the encoder's width":
             _elbo_with(width=torch.ones_like),
+        "the noise is scaled by the decoder's std: z has the encoder's":
+            lambda *inputs: _elbo(*inputs, width=lambda _: inputs[-1]),
+        "log_std is taken for the log of a variance, in z and in the KL term":
+            lambda x, m, s, *rest: _elbo(x, m, 0.5 * s, *rest),
         "log_std is taken for the log of a variance in the KL term":
             _elbo_with(kl=lambda m, s: _kl(m, 0.5 * s)),
         "the KL term lacks its factor one half":
@@ -135,6 +150,18 @@ elbo = Exercise(
             _elbo_with(fit=_one_normaliser),
         "std is squared twice in the decoder's density":
             _elbo_with(fit=_variance_for_std),
+        "std is taken for a variance: it is not squared in the decoder's density":
+            _elbo_with(fit=lambda x, m, std: _fit(x, m, std.sqrt())),
+        "the logarithm of std has the wrong sign in the decoder's density":
+            _elbo_with(fit=_log_std_added),
+        "the squared distance lacks its factor one half":
+            _elbo_with(fit=_distance_with(lambda x, std: 2.0)),
+        "the squared distance is a mean over the elements of x, where they add up":
+            _elbo_with(fit=_distance_with(lambda x, std: 1 / x.shape[1])),
+        "the squared distance is not divided by the square of std":
+            _elbo_with(fit=_distance_with(lambda x, std: std.square())),
+        "a plain squared error stands where the decoder's density is asked":
+            _elbo_with(fit=lambda x, m, std: -(x - m).square().sum(1)),
         "a loss, the negative of the bound":
             lambda *inputs: -_elbo(*inputs),
         "one number for the batch, where one a sample is asked":
@@ -182,6 +209,26 @@ def _steady(answer: Function, g: Generator) -> bool:
     )
 
 
+def _gan_trains(answer: Function, g: Generator) -> bool:
+    logits = [each.requires_grad_() for each in _logits(g).values()]
+    for loss, right in zip(answer(*logits), _gan(*logits), strict=True):
+        if not (isinstance(loss, Tensor) and loss.requires_grad):
+            return False
+        found, expected = (
+            torch.autograd.grad(
+                each, logits, allow_unused=True, materialize_grads=True,
+                retain_graph=True,
+            )
+            for each in (loss, right)
+        )  # fmt: skip
+        if not all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+            for a, b in zip(found, expected, strict=True)
+        ):
+            return False
+    return True
+
+
 gan_losses = Exercise(
     "gan_losses",
     draw=_logits,
@@ -192,6 +239,12 @@ gan_losses = Exercise(
             _judge_with(lambda r, f: softplus(r).mean() + softplus(-f).mean()),
         "the judge's two terms are averaged, where they add up":
             _judge_with(lambda r, f: (softplus(-r).mean() + softplus(f).mean()) / 2),
+        "the judge takes one mean over all logits: data and samples have one each":
+            _judge_with(
+                lambda r, f: torch.cat([softplus(-r), softplus(f)]).mean()
+            ),
+        "the samples' term of the judge has the wrong sign":
+            _judge_with(lambda r, f: softplus(-r).mean() - softplus(f).mean()),
         "the judge never sees samples":
             _judge_with(lambda r, f: softplus(-r).mean()),
         "the judge never sees data":
@@ -204,6 +257,8 @@ gan_losses = Exercise(
             _maker_with(lambda f: softplus(f).mean()),
         "the generator's loss has the wrong sign":
             _maker_with(lambda f: -softplus(-f).mean()),
+        "the generator's loss is the judge's with its sign turned; it sees no data":
+            lambda r, f: (_gan(r, f)[0], -_gan(r, f)[0]),
         "the loss of a critic without a sigmoid, as in Wasserstein GANs":
             lambda r, f: (f.mean() - r.mean(), -f.mean()),
         "the logits are taken for probabilities after a second sigmoid":
@@ -218,6 +273,11 @@ gan_losses = Exercise(
             "it is right for moderate logits and overflows for large ones; look for "
             "log(sigmoid(...)) or a clamp, and for a function that does both at once",
             _steady,
+        ),
+        Property(
+            "its values are right, but no gradient, or another one, reaches the "
+            "logits; look for detach, item or no_grad",
+            _gan_trains,
         ),
     ),
 )  # fmt: skip

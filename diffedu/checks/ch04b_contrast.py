@@ -76,6 +76,14 @@ def _one_noise(
     return _ebm(energy, real, chains, step, same)
 
 
+def _one_slope(
+    energy: EnergyFunction, real: Tensor, chains: Tensor, step: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    end = chains - len(noise) * step * _slope(energy, chains)
+    end = end + (2 * step) ** 0.5 * noise.sum(0)
+    return energy(real).mean() - energy(end).mean(), end
+
+
 class _Net(nn.Module):
     """A trainable energy, (B, 2) -> (B,)."""
 
@@ -99,6 +107,11 @@ def _both(answer: Function, g: Generator) -> tuple[Any, Any, _Net]:
 def _chains_are_data(answer: Function, g: Generator) -> bool:
     (_, end), _, _ = _both(answer, g)
     return not end.requires_grad
+
+
+def _walk_leaves_nothing(answer: Function, g: Generator) -> bool:
+    _, _, net = _both(answer, g)
+    return all(weight.grad is None for weight in net.parameters())
 
 
 def _loss_trains(answer: Function, g: Generator) -> bool:
@@ -130,6 +143,18 @@ ebm_loss = Exercise(
             _with(spread=lambda step: 0 * step),
         "the other paper's step, half the gradient and the root of the step":
             _with(push=-0.5, spread=lambda step: step**0.5),
+        "the noise is not scaled by the step":
+            _with(spread=lambda step: 1.0),
+        "the gradient is halved, as in the other paper, and the noise is not":
+            _with(push=-0.5),
+        "the gradient is that of the mean energy: each chain's share is too small":
+            lambda e, r, c, s, n: _ebm(e, r, c, s, n, push=-1 / len(c)),
+        "the gradient is taken once, where the chains started, for all steps":
+            _one_slope,
+        "the last step is not taken":
+            lambda e, r, c, s, n: _ebm(e, r, c, s, n[:-1]),
+        "the chains come back where they started: return where they are now":
+            lambda e, r, c, s, n: (_ebm(e, r, c, s, n)[0], c),
         "the same noise is used in every step":
             _one_noise,
         "only one step is taken":
@@ -155,6 +180,11 @@ ebm_loss = Exercise(
             "its values are right, but the gradient in the energy's weights is not: "
             "it must flow through E at data and at samples, and not through the walk",
             _loss_trains,
+        ),
+        Property(
+            "its values are right, but the walk leaves gradients in the energy's "
+            "weights, as backward does; ask for the gradient in x alone",
+            _walk_leaves_nothing,
         ),
     ),
 )  # fmt: skip

@@ -71,6 +71,29 @@ def _flipped(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
     return _couple(v, 1 - mask, net, inverse)
 
 
+def _moving_seen(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
+    return _couple(v, mask, net, inverse, seen=lambda v, mask: v * (1 - mask))
+
+
+def _all_moved(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
+    a, c = net(v * mask).chunk(2, dim=1)
+    moved = (v - c) * (-a).exp() if inverse else v * a.exp() + c
+    return mask * v + moved, _couple(v, mask, net, inverse)[1]
+
+
+def _no_exponential(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
+    a, c = net(v * mask).chunk(2, dim=1)
+    moved = (v - c) / a if inverse else v * a + c
+    log_det = (-1 if inverse else 1) * ((1 - mask) * a.abs().log()).sum(1)
+    return mask * v + (1 - mask) * moved, log_det
+
+
+def _summed_stretches(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
+    a, _ = net(v * mask).chunk(2, dim=1)
+    moved, _ = _couple(v, mask, net, inverse)
+    return moved, (-1 if inverse else 1) * ((1 - mask) * a.exp()).sum(1)
+
+
 def _determinant(v: Tensor, mask: Tensor, net: Field, inverse: bool) -> Any:
     moved, log_det = _couple(v, mask, net, inverse)
     return moved, log_det.exp()
@@ -97,6 +120,15 @@ coupling = Exercise(
     mistakes={
         "the network sees all of v, and then no inverse exists; it may see b v":
             lambda *a: _couple(*a, seen=lambda v, mask: v),
+        "the network sees what moves, and the way back does not have it; it may see "
+        "what stays":
+            _moving_seen,
+        "1 - b is missing: both parts are added where one should stand":
+            _all_moved,
+        "a is taken for the stretch itself, where it is its logarithm":
+            _no_exponential,
+        "the log-determinant adds up stretches, where their logarithms add up":
+            _summed_stretches,
         "the mask is turned round: what it keeps moves":
             _flipped,
         "the inverse leaves the stretch as it was, where it must undo it":

@@ -7,25 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from diffedu.checks.ch06_students import (
+    consistency_f,
+    levels,
+    pays_after,
+    size,
+    student_target,
+)
 from diffedu.checks.machinery import Exercise, Inputs
 
-
-def _size(g: Generator) -> tuple[int, int]:
-    return tuple(torch.randint(3, 7, (2,), generator=g).tolist())
-
-
-def _levels(g: Generator, batch: int) -> tuple[Tensor, Tensor]:
-    """Signal at a noisier and at a cleaner level, each (batch,)."""
-    low = 0.1 + 0.35 * torch.rand(batch, generator=g)
-    return low, low + 0.15 + 0.3 * torch.rand(batch, generator=g)
+__all__ = [
+    "consistency_f",
+    "eta_step",
+    "line_step",
+    "pays_after",
+    "slerp",
+    "student_target",
+]
 
 
 # --- exercise 1 ---------------------------------------------------------------------
 
 
 def _eta_inputs(g: Generator) -> Inputs:
-    x, eps, z = torch.randn(3, *_size(g), generator=g)
-    low, high = _levels(g, len(x))
+    x, eps, z = torch.randn(3, *size(g), generator=g)
+    low, high = levels(g, len(x))
     eta = 0.2 + 0.7 * torch.rand((), generator=g).item()
     return {"x": x, "eps": eps, "abar_t": low, "abar_s": high, "eta": eta, "z": z}
 
@@ -45,9 +51,10 @@ def _eta(
     kept: Callable[..., Tensor] = lambda a_s, var: (1 - a_s - var).sqrt(),
     fresh: Callable[[Tensor], Tensor] = torch.sqrt,
     root: Callable[[Tensor], Tensor] = torch.sqrt,
+    scale: Callable[[Tensor], Tensor] = torch.sqrt,
 ) -> Tensor:
     a_t, a_s = abar_t[:, None], abar_s[:, None]
-    x0 = (x - root(1 - a_t) * eps) / a_t.sqrt()
+    x0 = (x - root(1 - a_t) * eps) / scale(a_t)
     var = variance(a_t, a_s, eta)
     return a_s.sqrt() * x0 + kept(a_s, var) * eps + fresh(var) * z
 
@@ -74,6 +81,14 @@ eta_step = Exercise(
         "the square root of 1 - abar is missing where x0 is computed":
             lambda *a: _eta(*a, root=lambda v: v),
         "the fresh noise is missing": lambda *a: _eta(*a, fresh=torch.zeros_like),
+        "x0 is not divided by the root of abar_t":
+            lambda *a: _eta(*a, scale=torch.ones_like),
+        "x0 is divided by abar_t and not by its root":
+            lambda *a: _eta(*a, scale=lambda v: v),
+        "tau is taken off before eps: variances are subtracted, not deviations":
+            lambda *a: _eta(*a, kept=lambda a_s, var: (1 - a_s).sqrt() - var.sqrt()),
+        "tau squared is eta squared times 1 - abar_s: two of its factors are missing":
+            lambda *a: _eta(*a, variance=lambda t, s, e: e**2 * (1 - s)),
     },
 )  # fmt: skip
 
@@ -82,8 +97,8 @@ eta_step = Exercise(
 
 
 def _line_inputs(g: Generator) -> Inputs:
-    x, m, d = torch.randn(3, *_size(g), generator=g)
-    low, high = _levels(g, 1)
+    x, m, d = torch.randn(3, *size(g), generator=g)
+    low, high = levels(g, 1)
     pairs = (torch.cat([a, (1 - a**2).sqrt()]) for a in (low, high))
     return {"x": x, "m": m, "d": d} | dict(zip(("at_t", "at_s"), pairs, strict=True))
 
@@ -134,6 +149,16 @@ line_step = Exercise(
             _line_by_alpha,
         "the weight of m is e^h - 1: pull e^lambda_s out, not e^lambda_t":
             lambda *a: _line(*a, level=torch.expm1),
+        "1 - e^-h has the wrong sign in the weight of d":
+            lambda *a: _line(*a, steep=lambda h, flat: h + flat),
+        "the weight of d has the wrong sign":
+            lambda *a: _line(*a, steep=lambda h, flat: flat - h),
+        "alpha_s is missing before the two terms of x0":
+            lambda x, m, d, t, s: _line(x, m / s[0], d / s[0], t, s),
+        "alpha_t stands where alpha_s belongs":
+            lambda x, m, d, t, s: _line(x, m * t[0] / s[0], d * t[0] / s[0], t, s),
+        "x is not scaled by the ratio of sigmas":
+            lambda x, m, d, t, s: _line(x * t[1] / s[1], m, d, t, s),
     },
 )  # fmt: skip
 
@@ -142,10 +167,12 @@ line_step = Exercise(
 
 
 def _codes(g: Generator) -> Inputs:
-    batch, dim = _size(g)
+    batch, dim = size(g)
     a, b = torch.randn(2, batch, dim, generator=g)
-    # lengths that differ, so that they show where they enter the angle
-    b = b * (0.5 + torch.rand(batch, 1, generator=g))
+    # lengths that differ, so that they show where they enter the angle; below 1, so
+    # that an arccosine of the bare product exists
+    a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+    a, b = ((0.5 + 0.4 * torch.rand(batch, 1, generator=g)) * v for v in (a, b))
     return {"a": a, "b": b, "u": 0.1 + 0.3 * torch.rand((), generator=g).item()}
 
 
@@ -190,157 +217,17 @@ slerp = Exercise(
             lambda a, b, u: _slerp(
                 a, b, u, lambda a, b: torch.cosine_similarity(
                     a.flatten(), b.flatten(), dim=0).acos()),
+        "the product a . b is not divided by both lengths in the angle":
+            lambda a, b, u: _slerp(
+                a, b, u, lambda a, b: (a * b).sum(1, keepdim=True).acos()),
+        "the angle is taken for a right one: a and b are not exactly orthogonal":
+            lambda a, b, u: _slerp(
+                a, b, u, lambda a, b: torch.full_like(a[:, :1], torch.pi / 2)),
+        "directions and lengths are interpolated apart; the formula has a and b whole":
+            lambda a, b, u: _of_units(a, b, u) * torch.lerp(
+                a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True), u),
         "root weights, as for independent noises; they leave the circle":
             lambda a, b, u: (1 - u) ** 0.5 * a + u**0.5 * b,
     },
     tolerance=1e-3,
-)  # fmt: skip
-
-
-# --- exercise 4 ---------------------------------------------------------------------
-
-
-def _landing(g: Generator) -> Inputs:
-    x_t, x_s = torch.randn(2, *_size(g), generator=g)
-    low, high = _levels(g, len(x_t))
-    high[0] = 1.0  # one sample arrives at the data
-    at_t, at_s = (torch.stack([a, (1 - a**2).sqrt()]) for a in (low, high))
-    return {"x_t": x_t, "x_s": x_s, "at_t": at_t, "at_s": at_s}
-
-
-def _target(
-    x_t: Tensor,
-    x_s: Tensor,
-    at_t: Tensor,
-    at_s: Tensor,
-    ratio: Callable[..., Tensor] = lambda t, s: s[1] / t[1],
-    sign: float = -1.0,
-    keep: float = 1.0,
-) -> Tensor:
-    at_t, at_s = at_t[:, :, None], at_s[:, :, None]
-    r = ratio(at_t, at_s)
-    return (x_s - r * x_t) / (at_s[0] + sign * keep * r * at_t[0])
-
-
-student_target = Exercise(
-    "student_target",
-    draw=_landing,
-    truth=_target,
-    mistakes={
-        "x_s itself: the student answers an x0, not where the step lands":
-            lambda x_t, x_s, t, s: x_s,
-        "x_s divided by alpha_s: its noise is still in it":
-            lambda x_t, x_s, t, s: x_s / s[0][:, None],
-        "the sign in the denominator is wrong": lambda *a: _target(*a, sign=1.0),
-        "x_t's own x0 is forgotten in the denominator: eps depends on it too":
-            lambda *a: _target(*a, keep=0.0),
-        "the denominator is missing":
-            lambda x_t, x_s, t, s: x_s - (s[1] / t[1])[:, None] * x_t,
-        "the roles of t and s are exchanged":
-            lambda x_t, x_s, t, s: _target(x_s, x_t, s, t),
-        "the sigmas are squared":
-            lambda *a: _target(*a, ratio=lambda t, s: (s[1] / t[1]) ** 2),
-    },
-)  # fmt: skip
-
-
-# --- exercise 5 ---------------------------------------------------------------------
-
-
-def _boundary_inputs(g: Generator) -> Inputs:
-    x, F = torch.randn(2, *_size(g), generator=g)
-    smallest = 0.05 + 0.1 * torch.rand((), generator=g).item()
-    sigma = smallest + 2 * torch.rand(len(x), generator=g)
-    sigma[0] = smallest
-    data = 0.4 + 0.4 * torch.rand((), generator=g).item()
-    return {"x": x, "F": F, "sigma": sigma, "sigma_data": data, "sigma_min": smallest}
-
-
-def _consistency(
-    x: Tensor,
-    F: Tensor,
-    sigma: Tensor,
-    sigma_data: float,
-    sigma_min: float,
-    skip: Callable[..., Tensor] = lambda s, e, d: d**2 / ((s - e) ** 2 + d**2),
-    out: Callable[..., Tensor] = lambda s, e, d: d * (s - e) / (s**2 + d**2).sqrt(),
-) -> Tensor:
-    at = (sigma[:, None], sigma_min, sigma_data)
-    return skip(*at) * x + out(*at) * F
-
-
-consistency_f = Exercise(
-    "consistency_f",
-    draw=_boundary_inputs,
-    truth=_consistency,
-    mistakes={
-        "EDM's coefficients, whose identity is at sigma = 0":
-            lambda x, F, s, d, e: _consistency(x, F, s, d, 0.0),
-        "sigma_min is left out of c_out":
-            lambda *a: _consistency(
-                *a, out=lambda s, e, d: d * s / (s**2 + d**2).sqrt()),
-        "sigma_min is left out of c_skip":
-            lambda *a: _consistency(*a, skip=lambda s, e, d: d**2 / (s**2 + d**2)),
-        "sigma_min is taken off under the root too":
-            lambda *a: _consistency(
-                *a, out=lambda s, e, d: d * (s - e) / ((s - e) ** 2 + d**2).sqrt()),
-        "the square root in c_out is missing":
-            lambda *a: _consistency(
-                *a, out=lambda s, e, d: d * (s - e) / (s**2 + d**2)),
-        "sigma_data is not squared in c_skip":
-            lambda *a: _consistency(*a, skip=lambda s, e, d: d / ((s - e) ** 2 + d)),
-        "sigma_data is missing before c_out":
-            lambda *a: _consistency(
-                *a, out=lambda s, e, d: (s - e) / (s**2 + d**2).sqrt()),
-        "x and F have each other's coefficient":
-            lambda x, F, s, d, e: _consistency(F, x, s, d, e),
-        "x is left out: without it nothing is the identity":
-            lambda *a: _consistency(*a, skip=lambda s, e, d: 0 * s),
-    },
-)  # fmt: skip
-
-
-# --- exercise 6 ---------------------------------------------------------------------
-
-
-def _ledger_inputs(g: Generator) -> Inputs:
-    halvings = int(torch.randint(2, 8, (), generator=g))
-    steps, batch = (int(n) for n in torch.randint(20, 400, (2,), generator=g))
-    after = int(torch.randint(2, 6, (), generator=g))
-    before = after * 2**halvings
-    return {"halvings": halvings, "steps": steps, "batch": batch,
-            "nfe_before": before, "nfe_after": after}  # fmt: skip
-
-
-def _pays(
-    halvings: int,
-    steps: int,
-    batch: int,
-    nfe_before: int,
-    nfe_after: int,
-    unit: int = 5,
-) -> Tensor:
-    saved = nfe_before - nfe_after
-    return torch.tensor(halvings * steps * batch * unit / saved, dtype=torch.float64)
-
-
-pays_after = Exercise(
-    "pays_after",
-    draw=_ledger_inputs,
-    truth=_pays,
-    mistakes={
-        "three passes a sample: the teacher's or the pass backward are left out":
-            lambda *a: _pays(*a, unit=3),
-        "four passes a sample: the teacher takes two, a pass backward counts as two":
-            lambda *a: _pays(*a, unit=4),
-        "the teacher's passes are counted backward too":
-            lambda *a: _pays(*a, unit=9),
-        "the batch is left out": lambda h, n, b, x, y: _pays(h, n, 1, x, y),
-        "only one halving is counted": lambda h, n, b, x, y: _pays(1, n, b, x, y),
-        "divided by what a sample used to cost: it still costs something":
-            lambda h, n, b, x, y: _pays(h, n, b, x, 0),
-        "upside down": lambda *a: 1 / _pays(*a),
-        "what is spent, not after how many samples it is saved":
-            lambda h, n, b, x, y: _pays(h, n, b, 1, 0),
-    },
 )  # fmt: skip

@@ -51,17 +51,21 @@ def _norm(h: Tensor) -> Tensor:
     return F.layer_norm(h, h.shape[-1:], eps=1e-6)
 
 
+def _over_tokens(h: Tensor) -> Tensor:
+    return _norm(h.transpose(1, 2)).transpose(1, 2)
+
+
 def _adaln(
     h: Tensor, c: Tensor, weight: Tensor, bias: Tensor, mix: Mixer, feed: Mixer,
-    order: tuple[int, ...] = (0, 1, 2), one: float = 1.0, norm: Mixer = _norm,
+    order: Any = range(6), one: float = 1.0, norm: Mixer = _norm, late: bool = False,
     keep: float = 1.0, gate_all: bool = False, old: bool = False, open_: float = 0.0,
 ) -> Tensor:  # fmt: skip
     parts = (c @ weight.T + bias)[:, None].chunk(6, dim=2)
-    start = h
-    for function, three in ((mix, parts[:3]), (feed, parts[3:])):
-        shift, scale, gate = (three[i] for i in order)
+    parts, start = [parts[i] for i in order], h
+    for function, (shift, scale, gate) in ((mix, parts[:3]), (feed, parts[3:])):
         seen = start if old else h
-        inner = function((one + scale) * norm(seen) + shift)
+        inner = (one + scale) * (seen if late else norm(seen)) + shift
+        inner = function(norm(inner) if late else inner)
         h = (
             (gate + open_) * (h + inner)
             if gate_all
@@ -85,9 +89,23 @@ adaln_zero = Exercise(
         "the scale multiplies by itself: 1 is missing, so a zero scale erases all":
             lambda *a: _adaln(*a, one=0.0),
         "shift and scale are exchanged":
-            lambda *a: _adaln(*a, order=(1, 0, 2)),
+            lambda *a: _adaln(*a, order=(1, 0, 2, 4, 3, 5)),
         "the order within each three is shift, scale, gate; the gate comes first here":
-            lambda *a: _adaln(*a, order=(1, 2, 0)),
+            lambda *a: _adaln(*a, order=(1, 2, 0, 4, 5, 3)),
+        "scale and gate are exchanged":
+            lambda *a: _adaln(*a, order=(0, 2, 1, 3, 5, 4)),
+        "the two halves have each other's vectors":
+            lambda *a: _adaln(*a, order=(3, 4, 5, 0, 1, 2)),
+        "the second half has the first half's gate":
+            lambda *a: _adaln(*a, order=(0, 1, 2, 3, 4, 2)),
+        "the bias of the linear layer is missing":
+            lambda h, c, w, b, *f: _adaln(h, c, w, 0 * b, *f),
+        "a SiLU acts on the condition; here c comes as it is":
+            lambda h, c, *a: _adaln(h, F.silu(c), *a),
+        "the norm comes after scale and shift, which it undoes in part":
+            lambda *a: _adaln(*a, late=True),
+        "the norm runs over the tokens, not over a token's features":
+            lambda *a: _adaln(*a, norm=_over_tokens),
         "the norm is missing":
             lambda *a: _adaln(*a, norm=lambda h: h),
         "the gate multiplies the shortcut too: at the start nothing would pass":
@@ -158,7 +176,11 @@ receptive_field = Exercise(
             lambda k, s: 1 + sum(
                 (k[i] - 1) * (1 + sum(v - 1 for v in s[:i])) for i in range(len(k))
             ),
-        "the layers are walked from the last to the first":
+        "all strides are taken for 2":
+            lambda k, s: _field(k, [2 for _ in s]),
+        "only the layer before counts; the product runs over all before it":
+            lambda k, s: 1 + sum((a - 1) * b for a, b in zip(k, [1, *s], strict=False)),
+        "the strides after a layer count, not those before: last to first":
             lambda k, s: _field(k[::-1], s[::-1]),
     },
 )  # fmt: skip
@@ -178,12 +200,13 @@ def _shape(g: Generator) -> Inputs:
 
 def _operations(
     size: int, patch: int, width: int, depth: int, square: float = 2.0,
-    linear: float = 12.0, modulation: float = 6.0, per_token: bool = False,
-    two: int = 2, n: int | None = None,
+    linear: float = 12.0, modulation: float = 6.0, times: str = "",
+    two: int = 2, n: int | None = None, length: int | None = None,
 ) -> float:  # fmt: skip
     n = (size // patch) ** 2 if n is None else n
-    spoken = modulation * width**2 * (n if per_token else 1)
-    each = linear * n * width**2 + square * n**2 * width + spoken
+    spoken = modulation * width**2
+    spoken *= {"token": n, "network": 1 / depth}.get(times, 1)
+    each = linear * n * width**2 + square * n**2 * (length or width) + spoken
     return float(two * depth * each)
 
 
@@ -201,7 +224,15 @@ dit_operations = Exercise(
         "the layer of the condition is missing":
             lambda *a: _operations(*a, modulation=0.0),
         "the condition's layer runs once an image, not once a token":
-            lambda *a: _operations(*a, per_token=True),
+            lambda *a: _operations(*a, times="token"),
+        "the condition's layer is counted once; every block has its own":
+            lambda *a: _operations(*a, times="network"),
+        "each of the N squared scores is a product of length w, not 1":
+            lambda *a: _operations(*a, length=1),
+        "queries, keys and values are three layers' work; one is counted":
+            lambda *a: _operations(*a, linear=10.0),
+        "4 w^2 a token are missing: attention's layers or half of the network":
+            lambda *a: _operations(*a, linear=8.0),
         "the number of tokens is that of one side; an image has its square":
             lambda s, p, w, d: _operations(s, p, w, d, n=s // p),
         "the number of tokens is that of the pixels; a patch is one token":

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from diffedu.checks.machinery import Exercise
+from diffedu.checks.machinery import Exercise, Function, Property
 
 Inputs = dict[str, Any]
 
@@ -50,10 +51,24 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return scores.masked_fill(~near, -torch.inf).softmax(-1) @ v
 
 
+def _masked_with_zero(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    run = torch.arange(q.shape[2]) // window
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    return (scores * (run[:, None] == run)).softmax(-1) @ v
+
+
 def _masked_late(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     run = torch.arange(q.shape[2]) // window
     weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
     return (weights * (run[:, None] == run)) @ v
+
+
+def _saves(answer: Function, g: Generator) -> bool:
+    """Eight runs of 8 must cost an eighth of all pairs, or half as much again."""
+    q, k, v = torch.randn(3, 1, 2, 64, 4, generator=g)
+    with FlopCounterMode(display=False) as counter:
+        answer(q, k, v, 8)
+    return counter.get_total_flops() <= 1.5 * 4 * 2 * 64 * 8 * 4
 
 
 windowed_attention = Exercise(
@@ -67,6 +82,14 @@ windowed_attention = Exercise(
             lambda *a: _windows(*a, power=0.0),
         "the scores are divided by d, not by its square root":
             lambda *a: _windows(*a, power=1.0),
+        "the scores are divided by the root of the window; it is that of d":
+            lambda q, k, v, m: _windows(q * (q.shape[-1] / m) ** 0.5, k, v, m),
+        "queries and keys are exchanged":
+            lambda q, k, v, m: _windows(k, q, v, m),
+        "the row is cut into `window` runs; each run has `window` tokens":
+            lambda q, k, v, m: _windows(q, k, v, q.shape[2] // m),
+        "scores outside the run are set to zero, and exp(0) is 1":
+            _masked_with_zero,
         "the softmax runs over the queries; each query's weights must sum to 1":
             lambda *a: _windows(*a, dim=-2),
         "a window gathers every so-manyth token; it is a run of neighbours":
@@ -76,6 +99,13 @@ windowed_attention = Exercise(
         "weights are set to zero after the softmax, so they no longer sum to 1":
             _masked_late,
     },
+    properties=(
+        Property(
+            "its values are right, but it multiplies all pairs of tokens and masks "
+            "most of them: nothing is saved",
+            _saves,
+        ),
+    ),
 )  # fmt: skip
 
 
@@ -125,6 +155,12 @@ state_scan = Exercise(
             lambda u, decay, into, out: _scan(u, 0 * decay, into, out),
         "the state does not decay":
             lambda u, decay, into, out: _scan(u, decay**0, into, out),
+        "the decay is exponentiated; here a is the factor of a step itself":
+            lambda u, decay, *a: _scan(u, decay.exp(), *a),
+        "the factor 2 of complex states is there; these are real":
+            lambda *a: 2 * _scan(*a),
+        "the input is added to the answer; there is no direct term here":
+            lambda u, *a: _scan(u, *a) + u,
         "what goes in is not weighed":
             lambda u, decay, into, out: _scan(u, decay, into**0, out),
         "what comes out is not weighed":

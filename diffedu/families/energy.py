@@ -131,8 +131,8 @@ class Chains:
 
     Between two walks the model has changed a little, so that a few steps keep up with
     it; a small share starts anew each time, so that no region is forgotten
-    (arXiv 1903.08689, section 3.2). With restart=1
-    every walk is a short one from noise.
+    (arXiv 1903.08689, section 3.2). With restart=1 every walk is a short one from
+    noise.
 
     Args:
         size: number of chains.
