@@ -543,7 +543,8 @@ def draw_sizes(ax):
     ax.loglog(sigmas, sizes["input"], "-o", ms=9, color=style.colour("edm"))
     ax.loglog(sigmas, sizes["target"], "x", ms=5, color=style.colour("truth"))
     ax.annotate("plain input", (0.5, 200), color=style.colour("eps"))
-    ax.annotate("EDM: input (dots)\nand target (crosses)", (2, 0.17))
+    words = "EDM: input (dots)\nand target (crosses)"
+    ax.annotate(words, (2, 0.17), fontsize=9)
     ax.set(xlabel=r"noise level $\sigma$", ylabel="mean square")
     ax.set_ylim(0.1, 2e4)
     ax.set_title("Unit size at every level", fontsize=11)
