@@ -140,6 +140,58 @@ TABLE: dict[str, list[Symbol]] = {
             "share of the noise on the way back: 1 SDE, 0 ODE",
         ),
         Symbol(r"\xi", "xi", "probes", "random probe of a trace, E[xi xi^T] = I"),
+    "EDM's scalings, training levels and churn": [
+        Symbol(
+            r"c_\mathrm{skip}",
+            "c_skip",
+            "c_skip",
+            "share of the noisy input that goes around the network",
+        ),
+        Symbol(
+            r"c_\mathrm{out}",
+            "c_out",
+            "c_out",
+            "factor of the network's answer F in x0^ = c_skip x + c_out F",
+        ),
+        Symbol(
+            r"c_\mathrm{in}", "c_in", "c_in", "factor of the input: unit mean square"
+        ),
+        Symbol(
+            r"c_\mathrm{noise}",
+            "c_noise",
+            "c_noise",
+            "what the network is told of the level, ln(sigma) / 4",
+        ),
+        Symbol(
+            r"\sigma_\mathrm{data}",
+            "sigma_data",
+            "sigma_data",
+            "root mean square of the data, their mean not removed",
+        ),
+        Symbol(
+            r"P_\mathrm{mean}, P_\mathrm{std}",
+            "P_mean, P_std",
+            "mean, std",
+            "mean and deviation of ln(sigma) over the training levels",
+        ),
+        Symbol(
+            r"S_\mathrm{churn}",
+            "S_churn",
+            "s_churn",
+            "churn of a whole walk: gamma = min(S_churn / N, sqrt(2) - 1)",
+        ),
+        Symbol(
+            r"S_\mathrm{tmin}, S_\mathrm{tmax}",
+            "S_tmin, S_tmax",
+            "s_tmin, s_tmax",
+            "the levels sigma between which there is churn",
+        ),
+        Symbol(
+            r"S_\mathrm{noise}",
+            "S_noise",
+            "s_noise",
+            "factor of the noise that churn adds; 1 is exact",
+        ),
     ],
     "Shapes": [
         Symbol("B", "B", "B", "samples in a batch"),

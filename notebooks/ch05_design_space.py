@@ -68,10 +68,11 @@ x = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
 assert_close(slope(pair.denoiser(path), x, 1.5), pair.denoiser(path)(x, 1.5 / 80).eps)
 
 # %% [markdown]
-# Is it the same curve on another path? Start 21 points at equal places on
-# `edm()` and on chapter 1's cosine path, walk both down in many small steps,
-# and divide the second by its $\alpha$. The list of log-SNRs is the same for
-# both.
+# Is it the same curve on another path? Start 21 points on `edm()` and on
+# chapter 1's cosine path, at places that are equal after division by $\alpha$,
+# walk both down in many small steps, and divide the second by its $\alpha$.
+# The list of log-SNRs is the same for both. (`dpm_solver_2` is a solver of
+# chapter 6; any accurate one would do.)
 
 # %%
 log_snr = torch.linspace(-6.0, 7.0, 400, dtype=torch.float64)
@@ -94,7 +95,7 @@ undone = on_cosine / cosine.alpha(t_cosine)[:, None]
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 axes[0].plot(path.sigma(t_edm), on_edm, color=style.colour("edm"), lw=1)
 axes[1].plot(t_cosine, on_cosine, color=style.colour("cosine"), lw=1)
-axes[0].set(xlim=(3, 0), ylim=(-4, 4), xlabel=r"noise level $\sigma$")
+axes[0].set(xlim=(3, 0), ylim=(-2.5, 2.5), xlabel=r"noise level $\sigma$")
 axes[1].set(xlim=(1, 0), ylim=(-2.5, 2.5), xlabel="time $t$")
 axes[0].set_title(r"In $\sigma$: straight, then a bend near 1", fontsize=11)
 axes[1].set_title("On the cosine path: the same ends", fontsize=11)
@@ -246,7 +247,8 @@ axes[2].set_title("Equal steps in $t$: order lost", fontsize=11)
 style.show(fig, "Three log-log plots of the error. Left: Euler falls with slope -1,"
            " three other solvers with slope -2. Middle: over network calls, "
            "Heun is worse than Euler at 16 and better from 32 on. Right: with "
-           "equal steps in t both are near 1 until 128 steps.")
+           "equal steps in t Heun is worse than Euler up to 32 steps, and then "
+           "no better.")
 ratio = [h / e for h, e in zip(karras["heun"], karras["euler"][1:], strict=False)]
 second = [orders[name] for name in names[1:]]
 claim("F14", "Euler's error falls with slope -1, the others' with -2",
@@ -268,10 +270,11 @@ claim("F14", "with equal steps in t, 256 Heun steps are over 50 times worse",
 # Two things to keep. *The order is a promise about small steps.* At eight steps
 # Heun's second look is taken so far away that it says little about the way in
 # between, and it costs as much as a step. And *the order needs a good list of
-# levels.* With equal steps in $t$ on this path, all but the last few steps are
-# spent where nothing happens, between $\sigma = 80$ and $1$; for the bend below
-# 1 no step is left until $N$ exceeds 80. Exercise 3 looks into the first,
-# the next section into the second.
+# levels.* With equal steps in $t$ on this path Heun is worse than Euler up to
+# 32 steps, and no better after that. All but the last few steps are spent
+# where nothing happens, between $\sigma = 80$ and $1$; for the bend below 1 no
+# step is left until $N$ exceeds 80. Exercise 3 looks into the first, the next
+# section into the second.
 
 # %% [markdown]
 # ## 5.3 Where to put the steps
@@ -451,8 +454,9 @@ assert_close(seen.v, -torch.tanh(start))
 
 # %% [markdown]
 # Now measure. Our ring has mean 0 and mean square 0.51 in each coordinate. The
-# left panel below holds the mean squares of input and target over $\sigma$, of
-# EDM's network and of a plain one that gets $x$ and names $\varepsilon$.
+# left panel below holds the mean squares over $\sigma$ of the input and the
+# target of EDM's network, and of the input of a plain one that gets $x$ and
+# names $\varepsilon$ (its target, $\varepsilon$, has 1).
 
 # %%
 sigma_data = 0.51**0.5
@@ -476,7 +480,9 @@ for sigma in sigmas:
 # the plain squared error of what it predicts: $\varepsilon$ from raw inputs,
 # $\varepsilon$ from inputs of unit size (which is what a variance-preserving
 # path gives it), $x_0$ from raw inputs, and EDM's $F$. All this for three
-# seeds.
+# seeds. The first and the third are told $t = \sigma/80$, the other two a
+# number linear in $\log\sigma$: the fourth scaling is compared along with the
+# first.
 
 # %%
 even = schedules.log_linear()  # variance-preserving, sigma/alpha from e^-6 to e^6
@@ -534,11 +540,13 @@ for kind in kinds:
 # %%
 def draw_sizes(ax):
     ax.loglog(sigmas, sizes["plain input"], "-o", ms=4, color=style.colour("eps"))
-    ax.loglog(sigmas, sizes["input"], "-o", ms=4, color=style.colour("edm"))
-    ax.loglog(sigmas, sizes["target"], "x", ms=8, color=style.colour("truth"))
+    ax.loglog(sigmas, sizes["input"], "-o", ms=9, color=style.colour("edm"))
+    ax.loglog(sigmas, sizes["target"], "x", ms=5, color=style.colour("truth"))
     ax.annotate("plain input", (0.5, 200), color=style.colour("eps"))
-    ax.annotate("EDM: input (dots), target (crosses)", (0.01, 2.2), fontsize=9)
+    words = "EDM: input (dots)\nand target (crosses)"
+    ax.annotate(words, (2, 0.17), fontsize=9)
     ax.set(xlabel=r"noise level $\sigma$", ylabel="mean square")
+    ax.set_ylim(0.1, 2e4)
     ax.set_title("Unit size at every level", fontsize=11)
 
 
@@ -573,8 +581,9 @@ report("F16", "unit input alone at the largest noise, and x0 at the least",
 # %% [markdown]
 # A network that names the noise answers $\hat x_0 = x - \sigma\hat\varepsilon$.
 # An error of one per cent in $\hat\varepsilon$ at $\sigma = 80$ is an error of
-# 0.8 in $\hat x_0$, more than the size of the data. Scaling the input helps and
-# does not cure it: the factor $\sigma$ is still there. A network that names
+# 0.8 in $\hat x_0$, more than the size of the data. Scaling the input, and
+# telling the level on a logarithmic scale, helps and does not cure it: the
+# factor $\sigma$ is still there. A network that names
 # $x_0$ has the opposite trouble. At small noise it must copy its input to
 # several digits, which $c_\mathrm{skip}\,x$ does for free.
 #
@@ -614,9 +623,10 @@ for weighting in ("simple", "edm"):
 # A network that answers $F = 0$ has loss 1 at every level: that is what unit
 # variance means. How far down can it go? The best denoiser knows. At small
 # $\sigma$ the noise is hidden within the data's own blur and cannot be seen. At
-# large $\sigma$ the data are hidden in the noise. In both cases nothing can be
-# learned: the best loss is near 1 as well, and training time spent there is
-# lost. Only the middle has something to teach, so the paper draws
+# large $\sigma$ the data are hidden in the noise. In both cases the best loss
+# is near 1 as well: beyond the answer 0 there is next to nothing to learn, and
+# training time spent there is lost. Only the middle has something to teach, so
+# the paper draws
 # $\ln\sigma$ from a normal distribution,
 #
 # $$\ln\sigma \sim \mathcal N(P_\mathrm{mean}, P_\mathrm{std}^2),\qquad
@@ -817,7 +827,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9.4, 3.4))
 draw_missed(axes[0])
 draw_marginals(axes[1])
 style.show(fig, "Left: error of the mode's weight over the amount of churn. It "
-           "falls from 0.09 to near 0 for a wrong state and rises from 0.15 to"
+           "falls from 0.1 to near 0 for a wrong state and rises from 0.16 to"
            " 0.25 for a wrong score. Right: histograms of the wrong state's "
            "samples; with churn they follow the true density.")
 state, score = missed["wrong state"], missed["wrong score"]
@@ -829,13 +839,17 @@ claim("F17", "it does not mend a wrong score: the error grows",
 
 # %% [markdown]
 # The wrong state would be off by 0.25 if nothing happened to it; the exact
-# denoiser alone takes that to 0.09 on the way down, and churn does the rest.
-# (On ten seeds the first error went from 0.07 to 0.105 down to 0 to 0.014, the
-# second from 0.145 to 0.164 up to 0.24 to 0.255. The sampling error of a share
-# of 4,000 points is 0.007.)
+# denoiser alone takes that to about 0.1 on the way down, and churn does the
+# rest. (On ten seeds the first error went from 0.07 to 0.105 down to 0 to
+# 0.014, the second from 0.145 to 0.164 up to 0.24 to 0.255. The sampling error of a
+# share of 4,000 points is 0.007. "Both right" starts at 0.016, over two of
+# these: the start of this seed is off by chance, and on nine other seeds the
+# error was at most 0.006.)
 #
 # Both halves have one explanation. Raising the level and stepping down again
-# leaves one distribution as it is: the *denoiser's own*. Repeated, it forgets
+# leaves one distribution as it is: the *denoiser's own* (if there is one: a
+# network's answers at all levels need not fit one distribution; then read
+# "where its churn settles"). Repeated, it forgets
 # the state that it was given and draws towards that distribution, as
 # Langevin dynamics did in chapter 3. If the denoiser is right, errors of the
 # state are forgotten. If it is wrong, what is forgotten is the *correct* state,
@@ -916,8 +930,10 @@ claim("ch05", "on digits Heun is worse at 9 calls and at most half as far off at
       heun_at_59=heun[:, 3])
 
 # %% [markdown]
-# The same crossing as on the ring, with a learned network in 64 dimensions.
-# Chapter 6 is about what to do to the left of it.
+# The same picture as on the ring, now with a learned network in 64 dimensions,
+# and with the crossing near 17 calls instead of 30: where it lies depends on
+# the data and on the list of levels. Chapter 6 is about what to do to the left
+# of it.
 #
 # One number of preconditioning should not be copied from the paper:
 # $\sigma_\mathrm{data}$. Its 0.5 belongs to its images. What counts in the
@@ -1023,14 +1039,16 @@ report("ch05", "width of the spots, where 0.1 is right",
 
 # %% [markdown]
 # Even the right algorithm has a bias with 18 steps and this much noise: 0.113 for
-# the width of 0.1. The faults move the width further, in the
-# direction that the equation predicts. The wrong constant shrinks the ring by
-# about $0.5/0.71$, since $c_\mathrm{out}$ sets the size of what the network adds.
+# the width of 0.1. Two faults move it far; loud noise adds about as much as the
+# bias. All three go in the direction that the equation predicts. The wrong
+# constant shrinks the ring by about $k = 0.5/0.71$, since with
+# $k\,\sigma_\mathrm{data}$ the three scalings fit data $k$ times as large; only
+# $c_\mathrm{noise}$ does not know.
 #
 # | what you see | look for |
 # |---|---|
 # | scattered samples that gather only with hundreds of steps | the list of levels |
-# | Heun no better than Euler, or worse | where the second look is taken |
+# | Heun worse than Euler; a ring too small | where the second look is taken |
 # | samples too noisy, the more churn the noisier | the level told to the network |
 # | samples too smooth with churn | the root of the difference of squares |
 # | right in shape and wrong in size | the checkpoint's $\sigma_\mathrm{data}$ |
@@ -1038,10 +1056,10 @@ report("ch05", "width of the spots, where 0.1 is right",
 # %% [markdown]
 # ## 5.9 What was scaled down, and what is left out
 #
-# - EDM's networks had tens of millions of weights and trained on images of
-#   $32\times32$ and $64\times64$ for days on several GPUs. Ours have two
-#   dimensions and seconds. The truncation errors do not depend on that; what
-#   churn does for a large network does, and is not shown here.
+# - EDM trained large networks on images of $32\times32$ and $64\times64$ for
+#   days on several GPUs. Ours have two dimensions and seconds. The truncation
+#   errors do not depend on that; what churn does for a large network does, and
+#   is not shown here.
 # - The paper judges samplers by Fréchet distance. With an oracle the distance
 #   to the true curve can be measured, and was.
 # - Its non-leaky augmentation of training data, its choice of dropout and its
@@ -1057,7 +1075,8 @@ report("ch05", "width of the spots, where 0.1 is right",
 #   choice, apart from the one you trained on.
 # - The bends sit at small noise, so the steps should: $\rho = 7$ is a safe
 #   choice, equal steps are not.
-# - Heun has order 2 and wins from about 32 calls on. With fewer, Euler does.
+# - Heun has order 2 and wins from about 17 (digits) or 32 (ring) calls on;
+#   with fewer, Euler does.
 # - The scalings around a network follow from unit variance of input and
 #   target and the least amplification of its errors. The network is asked for
 #   noise where noise is small, for data where noise is large.

@@ -81,10 +81,16 @@ from diffedu.worlds import digits
 pixels = digits.load("train")[0].flatten(1)
 noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
 inputs = []
+
+
+def spy(seen, c):
+    inputs.append(seen)
+    return seen
+
+
 for sigma in (0.01, 0.5, 50.0):
-    level = torch.full((len(pixels),), sigma)
-    wrapped(lambda x, c, inputs=inputs: inputs.append(x) or x,
-            pixels + sigma * noise, level, pixels.mean(), pixels.std())
+    level, noisy = torch.full((len(pixels),), sigma), pixels + sigma * noise
+    wrapped(spy, noisy, level, pixels.mean(), pixels.std())
     print(f"sigma {sigma:5.2f}: mean {inputs[-1].mean().abs():.1f}, "
           f"variance {inputs[-1].var():.1f}")
 
@@ -195,13 +201,14 @@ for rho in (3.0, 7.0):
 #
 # (c) The order says how fast the error falls once steps are small against the
 # scale on which the slope changes. With few steps they are not. Heun's second
-# look is taken at the end of an Euler step that overshot, so its slope belongs
-# to another place, even to another mode. Half of that wrong slope is then taken
+# look is taken at the end of an Euler step that went past the curve, though
+# never past $\hat x_0$, so its slope belongs to another place, even to another
+# mode. Half of that wrong slope is then taken
 # over the whole step. Each term of the Taylor series comes with a higher power
 # of the step: if the step is larger than the scale, the higher-order method has
 # the larger error. And it pays two calls a step, so that at equal calls its
 # steps are twice as long. Euler's error there is bounded by the step itself: it
-# moves towards $\hat x_0$, a mean of data, and never past it.
+# moves towards $\hat x_0$, a mean of data, and stops at it or before.
 
 # %% [markdown]
 # ## Exercise 4. Retune the noise distribution
@@ -323,7 +330,9 @@ check.raise_level(raise_level)
 # %% [markdown]
 # The chapter's two modes, three quarters of the mass on the left, and a small
 # network that learns them from samples: once for 300 steps, once for only 40, so
-# that its score is wrong somewhere. Nobody chose where.
+# that its score is wrong somewhere. Nobody chose where. (The world's mean square
+# is $(1+0.3^2)$ in one coordinate and $0.3^2$ in the other, so
+# $\sigma_\mathrm{data} = \sqrt{(1.09+0.09)/2} \approx 0.77$.)
 
 # %%
 from diffedu import losses, training
@@ -334,7 +343,7 @@ world = GaussianMixture([0.75, 0.25], means, [0.3, 0.3])
 
 def learn(steps):
     torch.manual_seed(0)
-    net = Denoiser(nets.MLP(2, width=48, depth=2), path, "edm", sigma_data=0.74)
+    net = Denoiser(nets.MLP(2, width=48, depth=2), path, "edm", sigma_data=0.77)
     draws = torch.Generator().manual_seed(2)
     states = training.fit(
         net, lambda x0, g: losses.denoising(
@@ -370,12 +379,12 @@ for name, denoise in models.items():
         print(f"{name:9s}, {state_name} state: error without churn, with: {row}")
 
 # %% [markdown] tags=["answer:churn_learned", "points:2"]
-# A well-trained network behaves like the exact denoiser: churn takes the error of
-# the wrong state from 0.10 to about the sampling error. For it the paper's claim
-# is reproduced. The network of 40 steps has a wrong score. With churn it ends
-# off by about 0.08 from *both* starts: churn moved the wrong state past the truth to
-# the network's own weight, and it moved the right state there as well, which
-# was better off without. So "stochastic sampling corrects errors" is right
+# A well-trained network behaves like the exact denoiser: churn takes the error
+# of the wrong state from 0.10 to within two sampling errors. For it the paper's
+# claim is reproduced. The network of 40 steps has a wrong score. With churn it
+# ends off by about 0.08 from *both* starts: churn moved the wrong state past the
+# truth to the network's own weight, and it moved the right state there as well,
+# which was better off without. So "stochastic sampling corrects errors" is right
 # about errors of the state and wrong about errors of the score.
 
 # %% [markdown]
@@ -396,7 +405,8 @@ for name, denoise in models.items():
 # `multistep(x, slopes, sigmas)`: `x` of shape (B, D) is the state at
 # $\sigma_2$, `slopes` of shape (3, B, D) the slopes from the oldest to the
 # newest, `sigmas` of shape (4,). What you should see below: an error that falls
-# with a slope of about $-3$, at one call a step.
+# with a slope of about $-3$, at one call a step (doubling the steps at slope
+# $-3$ gives a factor of 8).
 #
 # <details><summary>Hint 1: a nudge</summary>
 #

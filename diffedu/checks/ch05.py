@@ -80,6 +80,16 @@ def _mean_square(F, x, sigma, mean, std) -> Tensor:
     return _wrapped(F, x, sigma, mean, (mean**2 + std**2) ** 0.5)
 
 
+def _input_by_mean_square(F, x, sigma, mean, std) -> Tensor:
+    square = mean**2 + std**2
+    by = {"c_in": lambda s, d: 1 / (s**2 + square).sqrt()}
+    return _wrapped(F, x, sigma, mean, std, **by)
+
+
+def _std_as_variance(F, x, sigma, mean, std) -> Tensor:
+    return _wrapped(F, x, sigma, mean, std**0.5)
+
+
 wrapped = Exercise(
     "wrapped",
     draw=_noisy,
@@ -95,6 +105,13 @@ wrapped = Exercise(
             lambda F, x, s, m, d: _wrapped(F, x, s, m, d, kept=lambda *_: x),
         "the mean square stands where the variance about the mean belongs":
             _mean_square,
+        "the input is scaled by the mean square; the input too is centred, so the "
+        "variance about the mean belongs there":
+            _input_by_mean_square,
+        "std is taken for a variance: its square is missing":
+            _std_as_variance,
+        "the network's answer is subtracted, where it is added":
+            _with(c_out=lambda s, d: -_c_out(s, d)),
         "the input is not scaled":
             _with(c_in=lambda s, d: torch.ones_like(s)),
         "the root is missing in the scaling of the input":
@@ -128,12 +145,22 @@ def _pairs(g: Generator) -> Inputs:
     return {"F": F, "x0": x0, "eps": eps, "sigma": sigma, "sigma_data": sigma_data}
 
 
-def _raw(F, x0, eps, sigma, sigma_data, target=None, scaled=True, c=None) -> Tensor:
+def _raw(
+    F: Net,
+    x0: Tensor,
+    eps: Tensor,
+    sigma: Tensor,
+    sigma_data: float,
+    target: Function | None = None,
+    scaled: bool = True,
+    c: Function | None = None,
+    seen: Function = lambda x, x0: x,
+) -> Tensor:
     level = sigma[:, None]
     root = (level**2 + sigma_data**2).sqrt()
     usual = (level / sigma_data * x0 - sigma_data * eps) / root
     wanted = usual if target is None else target(x0, eps, level, sigma_data)
-    x = x0 + level * eps
+    x = seen(x0 + level * eps, x0)
     told = sigma.log() / 4 if c is None else c(sigma)
     return (F(x / root if scaled else x, told) - wanted).square().mean(1)
 
@@ -146,9 +173,9 @@ def _aim(target: Function) -> Function:
     return lambda *inputs: _raw(*inputs, target=target)
 
 
-def _of_x0(F, x0, eps, sigma, sigma_data) -> Tensor:
-    level = sigma[:, None]
-    return (_c_out(level, sigma_data) ** 2)[:, 0] * _raw(F, x0, eps, sigma, sigma_data)
+def _of_x0(F, x0, eps, sigma, sigma_data, power: int = 2) -> Tensor:
+    raw = _raw(F, x0, eps, sigma, sigma_data)
+    return _c_out(sigma, sigma_data) ** power * raw
 
 
 raw_loss = Exercise(
@@ -181,6 +208,10 @@ raw_loss = Exercise(
             lambda *a: _raw(*a, c=torch.log),
         "the squared error of x0, without the weight 1 / c_out^2":
             _of_x0,
+        "it is divided by c_out^2 once more: that is in the raw target already":
+            lambda *a: _of_x0(*a, power=-2),
+        "the network gets the clean x0, where the noisy x belongs":
+            lambda *a: _raw(*a, seen=lambda x, x0: x0),
         "the squares are summed over the elements, where their mean is asked":
             lambda F, x0, *a: x0.shape[1] * _raw(F, x0, *a),
         "the mean runs over the batch too: one value a sample is asked":
@@ -217,6 +248,11 @@ def _variance(sigmas, best) -> Any:
     return mean, std**2
 
 
+def _about_zero(sigmas, best) -> Any:
+    mean, std = _matched(sigmas, best)
+    return mean, (std**2 + mean**2).sqrt()
+
+
 matched = Exercise(
     "matched",
     draw=_curve,
@@ -238,5 +274,9 @@ matched = Exercise(
             lambda s, b: _matched(s, b, gap=lambda best: best),
         "the variance is returned, where its root is asked":
             _variance,
+        "the root of the mean square, where the mean belongs taken off first":
+            _about_zero,
+        "the two are returned in the other order: the mean comes first":
+            lambda s, b: _matched(s, b)[::-1],
     },
 )  # fmt: skip
