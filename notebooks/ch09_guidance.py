@@ -694,9 +694,9 @@ assert_close(freedom, samplers.ddim_step(steered, x_t, 0.5, 0.4))
 # %% [markdown]
 # How good is it? Up to a constant this energy is minus the log-likelihood of a
 # measurement, "the first coordinate is 2, give or take 0.5", and for a mixture
-# the posterior given a measurement is known. Time travel, FreeDoM's second part (algorithm 2), takes
-# each step again a few times: noise the state back up from $s$ to $t$, and step
-# down once more. It is an `after` of the sampler.
+# the posterior given a measurement is known. Time travel, FreeDoM's second part
+# (algorithm 2), takes each step again a few times: noise the state back up from
+# $s$ to $t$, and step down once more. It is an `after` of the sampler.
 
 # %%
 truth = line.posterior(torch.ones(1, 1), torch.tensor([2.0]), noise_std=0.5)
@@ -976,9 +976,10 @@ claim("ch09", "after 60 steps the branch obeys scribbles it has not seen",
 # too, and `instead={"hint": scribbles}` says what it is told then. So only the
 # label is exaggerated.
 #
-# A nest has rules of its own. Two scales of classifier-free guidance multiply, because the
-# inner rule does nothing where there is no condition. And what stands *inside*
-# of it, and depends on the condition, is multiplied by the outer scale too:
+# A nest has rules of its own. Two scales of classifier-free guidance multiply,
+# because the inner rule does nothing where there is no condition. And what
+# stands *inside* of it, and depends on the condition, is multiplied by the
+# outer scale too:
 
 # %%
 twice = guidance.ClassifierFree(guidance.ClassifierFree(denoise, 2.0), 3.0)

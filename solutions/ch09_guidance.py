@@ -291,10 +291,10 @@ for name, model in models.items():
 # where $p$ runs over the columns of a window. Write
 # `fuse(answers, lefts, weight)`: `answers` of shape (N, B, H, size), one a
 # window; `lefts` a list of N whole numbers, rising from 0 in steps that may
-# differ, where each window begins; `weight` of shape (size,), above 0. The strip is as wide as the last
-# window's end, and every column lies in some window. Result of shape (B, H,
-# width). What you should see below: with a weight that is small at the edges
-# of a window the borders become smoother.
+# differ, where each window begins; `weight` of shape (size,), above 0. The
+# strip is as wide as the last window's end, and every column lies in some
+# window. Result of shape (B, H, width). What you should see below: with a
+# weight that is small at the edges of a window the borders become smoother.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
