@@ -653,8 +653,8 @@ report("F27", "at alpha_bar 0.1 little is left to read",
 # possible, it takes training on noise.
 #
 # The gap in reading is that of three seeds of each kind. The guided digits come
-# from the first of each; the other two gave the same order, 98 or 99% against 82
-# to 85%. It is an order at scale 5: at scale 1 the noise-aware ones push less,
+# from the first of each; the other two gave the same order, 98 and 99% against
+# 84 and 85%. It is an order at scale 5: at scale 1 the noise-aware ones push less,
 # and fewer digits came out right than with the clean-trained.
 #
 # On noisy digits the clean-trained classifier is not merely unsure, it is sure
