@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Exercises 9: conditioning and guidance
 #
-# Six exercises on [chapter 9](../notebooks/ch09_guidance.ipynb). Every function
-# takes and returns tensors with the batch first, and draws no noise of its own.
-# After each check a cell uses your function.
+# Six exercises on [chapter 9](../notebooks/ch09_guidance.ipynb). No function
+# draws noise of its own, and shapes are given with each. After each check a cell
+# uses your function.
 
 # %%
 import matplotlib.pyplot as plt
@@ -88,8 +88,8 @@ for convention in ("scale", "w"):
 # $p(x\mid c)^{\text{scale}}\, p(x)^{1-\text{scale}}$? Write
 # `two_gaussians(scale, var_c, var_u)`, which returns both variances, the ODE's
 # first (2408.09000 has a case of this). All are numbers or tensors of shape ().
-# What you should see below: your first number is what a sampler gives, and it is
-# the smaller one.
+# What you should see below: your first number is what a sampler gives, and above
+# scale 1 it is the smaller one.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -290,11 +290,11 @@ for name, model in models.items():
 #
 # where $p$ runs over the columns of a window. Write
 # `fuse(answers, lefts, weight)`: `answers` of shape (N, B, H, size), one a
-# window; `lefts` a list of N whole numbers, rising from 0, where each window
-# begins; `weight` of shape (size,), above 0. The strip is as wide as the last
-# window's end, and every column lies in some window. Result of shape (B, H,
-# width). What you should see below: with a weight that is small at the edges
-# of a window the borders become smoother.
+# window; `lefts` a list of N whole numbers, rising from 0 in steps that may
+# differ, where each window begins; `weight` of shape (size,), above 0. The
+# strip is as wide as the last window's end, and every column lies in some
+# window. Result of shape (B, H, width). What you should see below: with a
+# weight that is small at the edges of a window the borders become smoother.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #

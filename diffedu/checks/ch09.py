@@ -33,7 +33,8 @@ Inputs = dict[str, Any]
 def _looks(g: Generator) -> Inputs:
     u, c = torch.randn(2, whole(3, 7, g), whole(2, 5, g), generator=g)
     amount = 0.3 + 3 * float(torch.rand((), generator=g))
-    convention = ("scale", "w")[whole(0, 2, g)]
+    # draws have seeds in a row, so that they take turns
+    convention = ("scale", "w")[g.initial_seed() % 2]
     return {"u": u, "c": c, "amount": amount, "convention": convention}
 
 
@@ -63,6 +64,10 @@ guide = Exercise(
             lambda u, c, a, name: _guide(u, c, a, "w"),
         "w is scale + 1 here; it is scale - 1":
             lambda u, c, a, name: _guide(u, c, a - 2 * (name == "w"), name),
+        "w is 1 - scale here; it is scale - 1":
+            lambda u, c, a, name: _guide(u, c, a if name == "scale" else -a, name),
+        "the push is there, and not what it is added to":
+            lambda u, c, a, name: _guide(u, c, a, name) - u,
         "u and c are exchanged":
             lambda u, c, a, name: _guide(c, u, a, name),
         "the push is added to c, which counts the condition once too often":
@@ -112,6 +117,18 @@ two_gaussians = Exercise(
             lambda s, c, u: _two(s, c, u)[::-1],
         "the ODE's result is the tilted one; solve the equation":
             lambda s, c, u: (_two(s, c, u)[1],) * 2,
+        "the exponents of the ODE's two variances are exchanged":
+            lambda s, c, u: (_two(s, u, c)[0], _two(s, c, u)[1]),
+        "the ODE's exponent of var_u has the wrong sign; the two sum to 1":
+            lambda s, c, u: (c**s * u ** (s - 1), _two(s, c, u)[1]),
+        "variances are mixed for the ODE, where their logarithms are":
+            lambda s, c, u: (s * c + (1 - s) * u, _two(s, c, u)[1]),
+        "p(x) is not taken away in the tilted density":
+            lambda s, c, u: (_two(s, c, u)[0], c / s),
+        "p(x) is multiplied into the tilted density; its weight is below zero":
+            lambda s, c, u: (_two(s, c, u)[0], 1 / (s / c + (s - 1) / u)),
+        "p(x) enters the tilted density as p(x) to the power 1":
+            lambda s, c, u: (_two(s, c, u)[0], 1 / (s / c + 1 / u)),
         "variances are mixed in the tilted density, where their inverses are":
             lambda s, c, u: (_two(s, c, u)[0], s * c + (1 - s) * u),
         "the ODE's exponents lack the half of dx/dv, so that x is its own square":
@@ -132,11 +149,11 @@ def _levels(g: Generator) -> Inputs:
     low = 0.2 + 0.3 * float(torch.rand((), generator=g))
     high = low + 1 + float(torch.rand((), generator=g))
     level = 3 * torch.rand(12, generator=g)
-    # one on each edge, one on either side
-    level[:4] = torch.tensor([low, high, low / 2, 2 * high])
+    # one inside, one on each edge, one on either side
+    level[:5] = torch.tensor([(low + high) / 2, low, high, low / 2, 2 * high])
     scale = 2 + float(torch.rand((), generator=g))
     return {"u": u, "c": c, "level": level.double(), "scale": scale,
-            "low": float(level[0]), "high": float(level[1])}  # fmt: skip
+            "low": float(level[1]), "high": float(level[2])}  # fmt: skip
 
 
 def _interval(
@@ -170,11 +187,17 @@ interval_guided = Exercise(
             lambda *a: _interval(*a, inside=lambda v: v <= a[5]),
         "the scale is taken for w":
             lambda u, c, level, s, low, high: _interval(u, c, level, s + 1, low, high),
-        "the whole batch follows its first sample's level":
-            lambda *a: _interval(*a, inside=lambda v: ((v > a[4]) & (v <= a[5]))[
-                :1].expand(len(v))),
-        "the interval is asked of the whole batch at once":
-            lambda *a: _interval(*a, inside=lambda v: ((v > a[4]) & (v <= a[5]))
-                                 .any().expand(len(v))),
+        "outside of the interval nothing is predicted; the plain conditional "
+        "prediction stands there":
+            lambda *a: _interval(*a) * ((a[2] > a[4]) & (a[2] <= a[5]))[:, None],
+        "inside of the interval u and c are exchanged":
+            lambda *a: torch.where(((a[2] > a[4]) & (a[2] <= a[5]))[:, None],
+                                   a[1] + a[3] * (a[0] - a[1]), a[1]),
+        "all samples are guided: the whole batch follows one level or any of them, "
+        "or the two comparisons are joined by an or":
+            lambda *a: _interval(*a, inside=lambda v: v == v),
+        "no sample is guided: all levels of the batch are asked at once, or the two "
+        "comparisons exclude each other":
+            lambda *a: _interval(*a, inside=lambda v: v != v),
     },
 )  # fmt: skip

@@ -56,6 +56,11 @@ def _by_softmax(f: Classifier, x0, label, t, alpha, sigma, eps) -> Tensor:
     return _loss(lambda x, t: f(x, t).softmax(1), x0, label, t, alpha, sigma, eps)
 
 
+def _over_batch(f: Classifier, x0, label, t, alpha, sigma, eps) -> Tensor:
+    logits = f(alpha[:, None] * x0 + sigma[:, None] * eps, t)
+    return -logits.log_softmax(0).gather(1, label[:, None]).mean()
+
+
 def _trains(answer: Function, g: Generator) -> bool:
     inputs = _labelled(g)
     net = torch.nn.Linear(inputs["x0"].shape[1], 6)
@@ -75,6 +80,16 @@ noisy_loss = Exercise(
             lambda f, x0, y, t, a, s, e: _loss(f, x0, y, 0 * t, a, s, e),
         "the data are noised without being scaled by alpha":
             lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, a**0, s, e),
+        "the data are scaled, and no noise is added":
+            lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, a, 0 * s, e),
+        "the classifier is shown the noise alone":
+            lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, 0 * a, s**0, e),
+        "all samples get the first one's level":
+            lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, *(
+                v[:1].expand(len(t)) for v in (a, s)), e),
+        "alpha is taken for alpha_bar: both factors have a root too many":
+            lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, a.sqrt(),
+                                               (1 - a).sqrt(), e),
         "the noise is not scaled by sigma":
             lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, a, s**0, e),
         "sigma is squared: it is a standard deviation":
@@ -83,6 +98,8 @@ noisy_loss = Exercise(
             lambda f, x0, y, t, a, s, e: _loss(f, x0, y, t, s, a, e),
         "logits are treated as log-probabilities; log_softmax is missing":
             _by_logit,
+        "the softmax runs over the batch, where it runs over the classes":
+            _over_batch,
         "the logits pass a softmax before a cross-entropy that has one of its own":
             _by_softmax,
         "a sum is taken over the batch, where a mean is asked":

@@ -19,8 +19,10 @@ Images = Callable[[Tensor], Tensor]
 
 
 def _answers(g: Generator) -> Inputs:
-    size, stride = whole(4, 7, g), whole(2, 4, g)
-    lefts = [stride * i for i in range(whole(3, 6, g))]
+    # the first two windows lie close, the others anywhere without a gap
+    size, lefts = whole(4, 7, g), [0, 1]
+    for _ in range(whole(1, 4, g)):
+        lefts.append(lefts[-1] + whole(2, size + 1, g))
     shape = (len(lefts), whole(2, 4, g), whole(2, 5, g), size)
     return {
         "answers": torch.randn(shape, generator=g), "lefts": lefts,
@@ -66,6 +68,21 @@ def _divided_by_number(answers: Tensor, lefts: list[int], weight: Tensor) -> Ten
     return _fuse(answers, lefts, weight, 1.0, 0.0)
 
 
+def _one_divisor(answers: Tensor, lefts: list[int], weight: Tensor) -> Tensor:
+    return _sum(answers, lefts, weight) / (len(lefts) * weight.sum())
+
+
+def _halves(answers: Tensor, lefts: list[int], weight: Tensor) -> Tensor:
+    out = torch.zeros_like(_fuse(answers, lefts, weight))
+    seen = 0
+    for left, answer in zip(lefts, answers, strict=True):
+        old, new = seen - left, left + len(weight)
+        out[..., left:seen] = (out[..., left:seen] + answer[..., :old]) / 2
+        out[..., seen:new] = answer[..., old:]
+        seen = new
+    return out
+
+
 fuse = Exercise(
     "fuse",
     draw=_answers,
@@ -79,6 +96,11 @@ fuse = Exercise(
         "of their weights": _divided_by_number,
         "the weights are squared: the squares in the problem carry them once":
             lambda a, lefts, w: _fuse(a, lefts, w, 2.0, 2.0),
+        "the answers are summed without weights, and divided by the weights' sum":
+            lambda a, lefts, w: _fuse(a, lefts, w, 0.0, 1.0),
+        "one divisor serves all columns; each has weights of its own": _one_divisor,
+        "a later window counts as much as all before it: add up first, divide last":
+            _halves,
         "each window overwrites the ones before it": _last_wins,
         "pixels that have an answer already are not averaged with later ones":
             _first_wins,
@@ -134,6 +156,27 @@ def _grey(clean: Images, x_t: Tensor, target: Tensor, scale: float) -> Tensor:
     return -scale * _slope(energy, clean, x_t)
 
 
+def _of_batch(clean: Images, x_t: Tensor, target: Tensor, scale: float) -> Tensor:
+    def energy(x0: Tensor) -> Tensor:
+        return (x0.mean((0, 2, 3)) - target).square()
+
+    return -scale * _slope(energy, clean, x_t)
+
+
+def _of_sums(clean: Images, x_t: Tensor, target: Tensor, scale: float) -> Tensor:
+    def energy(x0: Tensor) -> Tensor:
+        return (x0.sum((2, 3)) - target).square()
+
+    return -scale * _slope(energy, clean, x_t)
+
+
+def _of_distance(clean: Images, x_t: Tensor, target: Tensor, scale: float) -> Tensor:
+    def energy(x0: Tensor) -> Tensor:
+        return (x0.mean((2, 3)) - target).norm(dim=1)
+
+    return -scale * _slope(energy, clean, x_t)
+
+
 def _each_pixel(clean: Images, x_t: Tensor, target: Tensor, scale: float) -> Tensor:
     def energy(x0: Tensor) -> Tensor:
         return (x0 - target[:, None, None]).square().mean((2, 3)).sum(1)
@@ -167,10 +210,15 @@ colour_push = Exercise(
             _grey,
         "each pixel is compared with the target; only their mean is asked for":
             _each_pixel,
+        "one mean colour is taken of the whole batch": _of_batch,
+        "pixels are summed, where their mean is the colour": _of_sums,
+        "the distance is not squared": _of_distance,
         "a mean over the batch makes the push smaller the larger the batch is":
             lambda clean, x, *a: _push(clean, x, *a) / len(x),
         "a mean is taken over the channels, where a sum is asked":
             lambda *a: _push(*a) / 3,
+        "a mean is taken over batch and channels, where sums are asked":
+            lambda clean, x, *a: _push(clean, x, *a) / x[:, :, 0, 0].numel(),
         "the energy has a factor one half that is not asked for":
             lambda *a: _push(*a) / 2,
     },
