@@ -234,8 +234,8 @@ for count in (2, 8, 32):
     generator = torch.Generator().manual_seed(3)
     probes = likelihood.draw_probes(x0, count, generator=generator)
     found, error = volume(lambda x, t: denoise(x, t).velocity, x0, rising, probes)
-    off = (found - exact).square().mean().sqrt()
-    print(f"{count:2d} probes: error of one point {off:.2f}, said {error.mean():.2f}, "
+    off, told = (v.square().mean().sqrt() for v in (found - exact, error))
+    print(f"{count:2d} probes: error of one point {off:.2f}, said {told:.2f}, "
           f"error of the mean {(found - exact).mean().abs():.2f}")
 
 # %% [markdown]
