@@ -753,13 +753,14 @@ assert_close(0.5 * (snr[39] - snr[40]) * missed, theirs)
 # $T$ steps is a hierarchical **variational autoencoder**: an encoder from data to
 # latents and a decoder back, which are trained on a bound of this kind. Here there
 # are $T$ layers of latents, and the encoder is fixed, since it only adds noise.
-# The chain's sum of terms is an upper Riemann sum of the integral, since $\mathrm{snr}_s-\mathrm{snr}_t$ is paid for the error of
-# $\hat x_0$ at the *noisier* end, where it is larger. More layers therefore
-# tighten the bound, and the limit is an infinitely deep autoencoder (2106.02808,
-# 2107.00630). With the exact denoiser nothing but depth is missing. Where the
-# error of $\hat\varepsilon$ hardly changes within a step, one that divides the
-# snr by $e^h$ costs $(e^h - 1)/h$ times its part of the integral. For small $h$
-# this is about $1 + h/2$: few steps are very costly, and the excess of many falls
+# The chain's sum of terms is an upper Riemann sum of the integral, since
+# $\mathrm{snr}_s-\mathrm{snr}_t$ is paid for the error of $\hat x_0$ at the
+# *noisier* end, where it is larger. More layers therefore tighten the bound, and
+# the limit is an infinitely deep autoencoder (2106.02808, 2107.00630). With the
+# exact denoiser nothing but depth is missing. Where the error of
+# $\hat\varepsilon$ hardly changes within a step, one that divides the snr by
+# $e^h$ costs $(e^h - 1)/h$ times its part of the integral. For small $h$ this is
+# about $1 + h/2$: few steps are very costly, and the excess of many falls
 # like $1/T$.
 
 # %%
