@@ -140,6 +140,7 @@ TABLE: dict[str, list[Symbol]] = {
             "share of the noise on the way back: 1 SDE, 0 ODE",
         ),
         Symbol(r"\xi", "xi", "probes", "random probe of a trace, E[xi xi^T] = I"),
+    ],
     "EDM's scalings, training levels and churn": [
         Symbol(
             r"c_\mathrm{skip}",
