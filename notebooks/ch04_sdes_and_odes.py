@@ -52,7 +52,8 @@ for T in (100, 1000, 10_000):
 # a rate, $\beta(t)$ with $\beta(k/T) = T\beta_k$. (Survey A writes
 # $\beta(t) = \beta_t$ as $T\to\infty$. Without the factor $T$ that limit is
 # zero.) Put $\beta_k = \beta(t)\Delta$ into the step and keep the first power of
-# $\Delta$ in each part:
+# $\Delta$ in each part, which makes
+# $\sqrt{1-\beta\Delta} \approx 1-\tfrac12\beta\Delta$:
 #
 # $$x(t+\Delta) = x(t) - \tfrac12\beta(t)\,x(t)\,\Delta
 # + \sqrt{\beta(t)}\;\sqrt{\Delta}\,z .$$
@@ -147,8 +148,8 @@ for ax, (name, path) in zip(axes, shown.items(), strict=True):
                     alpha=0.25)
     ax.set(xlabel="time $t$", title=titles[name])
 axes[0].set_ylabel("$x_t$ from $x_0 = 1$")
-style.show(fig, "Twelve simulated paths for each of VP, VE and sub-VP inside the band "
-           "of two standard deviations around the mean. VP and sub-VP fall to 0 "
+style.show(fig, "Twelve simulated paths for each of VP, VE and sub-VP, mostly in a "
+           "band of two standard deviations around the mean. VP and sub-VP fall to 0 "
            "with a spread of 1; VE stays around 1 and spreads to 5.")
 spread = {name: run[-1].std().item() for name, run in runs.items()}
 exact = {name: path.sigma(1.0).item() for name, path in shown.items()}
@@ -171,19 +172,25 @@ claim("ch04", "simulated SDEs end with the spread of the closed form, within 4 %
 # For a tiny $\Delta$ the two states are close, so the first factor may be replaced
 # by its straight-line approximation in the logarithm,
 #
-# $$\log p(x_{t-\Delta}) \approx \log p(x_t)
-# + (x_{t-\Delta}-x_t)\cdot\nabla\log p_t(x_t) .$$
+# $$\log p_{t-\Delta}(x_{t-\Delta}) \approx c
+# + (x_{t-\Delta}-x_t)\cdot\nabla\log p_t(x_t) ,$$
 #
-# The exponent is then a square plus a linear term, thus a Gaussian. Completing the
-# square moves its centre by (variance) times (slope):
+# where $c$ does not depend on $x_{t-\Delta}$. The exponent is then a square plus
+# a linear term, thus a Gaussian. Completing the square moves its centre by
+# (variance) times (slope):
 #
 # $$x_{t-\Delta} \approx x_t - \big[f\,x_t - g^2\,\nabla\log p_t(x_t)\big]\Delta
 # + g\sqrt\Delta\;z .$$
 #
 # This is the **reverse-time SDE** of Anderson (1982), as used in (2011.13456,
-# eq. 6): time runs down, the noise stays, and beside the old drift there is a new
-# term with the score. Survey A has the VE case as its equation 10. Everything except
-# the score is known, and the score is what a denoiser says.
+# eq. 6),
+#
+# $$dx = \big[f\,x - g^2\,\nabla\log p_t(x)\big]\,dt + g\,d\bar w ,$$
+#
+# where $dt$ is negative and $\bar w$ is Brownian motion as time runs down. The
+# noise stays, and beside the old drift there is a new term with the score. Survey A
+# has the VE case as its equation 10. Everything except the score is known, and the
+# score is what a denoiser says.
 #
 # As always, first where the truth is known: three spots in the plane.
 
@@ -223,19 +230,23 @@ assert_close(x, samplers.euler_maruyama(exact, x_T, times, noise=z))
 # ## 4.3 The same marginals without noise
 #
 # Noise pushes a density apart, and so does a suitable wind. Which wind does the same
-# as the noise? The density of an SDE obeys the **Fokker-Planck equation**,
+# as the noise? Points that move with a velocity $u$ carry a density that changes by
+# the **continuity equation**, $\partial p/\partial t = -\nabla\cdot(u\,p)$: what
+# flows out of a small volume is missing there. Noise spreads a density as heat
+# spreads. An SDE does both, and its density obeys the **Fokker-Planck equation**,
 #
-# $$\frac{\partial p}{\partial t} = -\nabla\cdot(f x\,p) + \tfrac12 g^2\,\Delta p ,$$
+# $$\frac{\partial p}{\partial t}
+# = -\nabla\cdot(f x\,p) + \tfrac12 g^2\,\nabla\cdot\nabla p .$$
 #
-# where the first term is transport by the drift and the second is the heat
-# equation. Write $\Delta p = \nabla\cdot\nabla p = \nabla\cdot(p\,\nabla\log p)$,
-# and both terms have one form:
+# (Why one half? Take one dimension and no drift, multiply by $x^2$ and integrate by
+# parts twice: the variance grows at twice the factor of $p''$, and that has to be
+# $g^2$.) Write $\nabla p = p\,\nabla\log p$, and both terms have one form:
 #
 # $$\frac{\partial p}{\partial t}
 # = -\nabla\cdot\Big(\big[f x - \tfrac12 g^2\,\nabla\log p\big]\,p\Big).$$
 #
-# This is the continuity equation of points that move *without noise* by the
-# bracket. So the **probability-flow ODE** (2011.13456, eq. 13)
+# This is the continuity equation of points that move *without noise*, with the
+# bracket as their velocity. So the **probability-flow ODE** (2011.13456, eq. 13)
 #
 # $$\frac{dx}{dt} = f\,x - \tfrac12 g^2\,\nabla\log p_t(x) = u(x, t)$$
 #
@@ -243,6 +254,8 @@ assert_close(x, samplers.euler_maruyama(exact, x_T, times, noise=z))
 # full $g^2$, as it must also make up for the noise that it adds itself. The right
 # side has been in the library all along: it is the velocity
 # $\dot\alpha\hat x_0 + \dot\sigma\hat\varepsilon$, on which Euler and Heun step.
+# (Put in $x = \alpha\hat x_0 + \sigma\hat\varepsilon$, the score
+# $-\hat\varepsilon/\sigma$, and $f$ and $g^2$ of 4.1.)
 
 # %%
 def flow_velocity(denoise, x, t):
@@ -299,7 +312,7 @@ claim("ch04", "paths of the ODE keep their order, those of the SDE do not",
 # Wasserstein distance (chapter 2) between samples of the SDE and of the ODE, beside
 # the **floor**, the distance between two samples of the exact $p_t$ of the same
 # size. Both fluctuate, so each is a mean over eight pairs of 2,000 points. As a
-# control, the ODE with the half forgotten.
+# control, the ODE with the half forgotten (two pairs, since it is far off).
 
 # %%
 grid, looks_at = samplers.time_grid(vp, 400), (0.75, 0.5, 0.25, 0.0)
@@ -371,10 +384,11 @@ claim("F11", "SDE and ODE samples are at most 1.5 floors apart at four times",
 # $$dx = \Big[f x - \tfrac{1+\kappa^2}{2}\,g^2\,\nabla\log p_t\Big]dt
 # + \kappa\, g\, d\bar w ,$$
 #
-# downwards: $\kappa=1$ is Anderson's SDE, $\kappa=0$ the ODE, and each has the same
-# marginals by the same calculation (exercise 2). With the exact score and small
-# steps nothing distinguishes them. With errors something does: noise forgets past
-# errors, at the price of more steps. Chapter 5 measures that.
+# downwards: $\kappa=1$ is Anderson's SDE, $\kappa=0$ the ODE, and each has the
+# same marginals by the same calculation (exercise 2 measures three). With the
+# exact score and small steps nothing distinguishes them. With errors something
+# does: noise forgets past errors, at the price of more steps. Chapter 5 measures
+# that.
 #
 # ## 4.4 Predictor and corrector
 #
@@ -423,8 +437,9 @@ assert_close(x, samplers.predictor_corrector(spots, start, times, noise=z))
 
 # %% [markdown]
 # Is it worth its price? A corrector costs a look at every level, so the fair rival
-# is a predictor with twice the steps. The distance to exact samples, with 40 looks
-# for each, for three seeds:
+# is a predictor with twice the steps. The distance to exact samples for three seeds:
+# 20 steps of the predictor alone, and the two rivals, which look about 40 times
+# each. Beside them the floor, as above.
 
 # %%
 def error_of(sampler, steps, seed, **options):
@@ -434,19 +449,27 @@ def error_of(sampler, steps, seed, **options):
     x = sampler(spots, x, times, generator=generator, **options)
     return apart(x, world.sample(16_000, generator))
 
+
+def floor_of(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return apart(world.sample(16_000, generator), world.sample(16_000, generator))
+
 # %%
 rivals = {"predictor_20": (samplers.ancestral, 20),
           "predictor_40": (samplers.ancestral, 40),
           "with_corrector_20": (samplers.predictor_corrector, 20)}
 found = {name: [error_of(*how, seed) for seed in range(3)]
          for name, how in rivals.items()}
+found["floor"] = [floor_of(seed) for seed in range(3)]
 report("ch04", "distance to the truth on a VE path, three seeds", **found)
 
 # %% [markdown]
-# Not here: on average the corrector improves on the same predictor, but twice the
-# steps do so as well or better for the same price. With exact scores there is little
-# to mend but the size of the steps. The paper's gains (2011.13456, table 1) are for
-# trained networks on images, where the corrector wins at equal cost on VE paths.
+# Not here: on average the corrector improves on the same predictor, but twice
+# the steps do so as well or better for the same price. (Not much better can be
+# shown here: both come near the floor, which scatters by as much as they differ.)
+# With exact scores there is little to mend but the size of the steps. The paper's
+# gains (2011.13456, table 1) are for trained networks on images, where the
+# corrector wins at equal cost on VE paths.
 
 # %% [markdown]
 # ## 4.5 A likelihood without a normalising constant
@@ -459,7 +482,8 @@ report("ch04", "distance to the truth on a VE path, three seeds", **found)
 # the likelihood below is that of 2011.13456, section 4.3.)
 #
 # How does a density change on the way? One Euler step maps $x$ to $x + h\,u(x)$,
-# and a small volume there is multiplied by the determinant of the Jacobian,
+# and a small volume there is multiplied by the determinant of the map's Jacobian.
+# With $\nabla u$ for the matrix of all $\partial u_i/\partial x_j$,
 #
 # $$\det\!\big(I + h\,\nabla u\big) = 1 + h\operatorname{tr}\nabla u + O(h^2).$$
 #
@@ -476,7 +500,8 @@ report("ch04", "distance to the truth on a VE path, three seeds", **found)
 #
 # (The last term is the volume change of the first rescaling. It is tiny. At
 # $t_{\min}$ the noise is $\sigma/\alpha = e^{-6.5}$ and at $t_{\max}$ the signal is
-# almost gone; between these two every likelihood of the course is computed.)
+# almost gone; between these two every likelihood of the course is computed, unless
+# other ends are named.)
 #
 # $Z$ never occurs. In chapter 3 an energy gave the score but not $\log p$, since $Z$
 # was unknown. The scores of *all noise levels together* do give it: they connect
@@ -498,6 +523,7 @@ def divergence(field, x):
 # Now $x$ and its log-volume climb together. Heun's method takes the slopes of both
 # at the two ends of a step and averages them. Compare with the equation: `volume`
 # is the integral and the last term, and the latent's density is added at the end.
+# (It is the standard normal one on VP paths; the library takes each path's own.)
 
 # %%
 def log_likelihood(denoise, x0, times):
@@ -521,9 +547,11 @@ ours = log_likelihood(exact, data, times.flip(0))
 assert_close(ours, likelihood.log_prob(exact, data, times=times).log_prob)
 
 # %% [markdown]
-# With the exact score the only error left is the solver's. The figure below compares
-# two numbers with nothing in common: the mixture's own $\log p$ is a sum of three
-# Gaussians at $x_0$, the ODE's comes from a walk to pure noise.
+# With the exact score two errors are left: the solver's, and a small one at the far
+# end, since $p_{t_{\max}}$ is not quite the normal density that is taken for it
+# ($\alpha$ is 0.007 there, not 0). The figure below compares two numbers with
+# nothing in common: the mixture's own $\log p$ is a sum of three Gaussians at $x_0$,
+# the ODE's comes from a walk to pure noise.
 #
 # ### Hutchinson's probe
 #
@@ -560,12 +588,16 @@ ax.minorticks_off()
 style.label_lines(ax)
 ax.set_title("Heun reaches the exact value; a probe's noise stays")
 style.show(fig, "Mean error of the log-likelihood against the number of steps from "
-           "25 to 200, on logarithmic axes. With the exact trace Heun's falls far "
-           "below 0.02 nat and Euler's is larger; with one probe it stays flat.")
+           "25 to 200, on logarithmic axes. With the exact trace Heun's falls from "
+           "0.04 to 0.002 and flattens; Euler's falls from 0.4 to 0.04; with one "
+           "probe it stays at 0.4. A dotted line marks 0.02 nat.")
 claim("F12", "from 100 Heun steps on the ODE's log p is within 0.02 nat of the truth",
       max(by_trace[2:]) < 0.02, exact_trace=by_trace, control_one_probe=by_probe)
 
 # %% [markdown]
+# (Heun's curve flattens near 0.002: that is the far end's error. The dotted line is
+# the 0.02 nat of the claim.)
+#
 # How many probes, and of what kind? Let $S = \tfrac12(\nabla u + \nabla u^\top)$.
 # For normal probes the estimate has the variance $2\sum_{ij} S_{ij}^2$, for random
 # signs $2\sum_{i\ne j} S_{ij}^2$: signs lose the diagonal. The library returns a
@@ -584,11 +616,14 @@ for kind in ("rademacher", "gaussian"):
         print(f"{kind:10s} {probes:2d} probes: error {real:.2f}, said {told:.2f}")
 
 # %% [markdown]
-# Four times the probes, half the error. (In the plane a probe of signs has two
-# values only, as $\xi_1\xi_2 = \pm1$. Two probes agree half of the time, and then claim
-# an error of 0: believe the mean of many such errors, not one.) For the mean over a
-# data set one probe an image is enough: the errors of different images are
-# independent and average out. For a statement about one image it is not.
+# For normal probes, four times the probes make half the error. For signs too,
+# but a few of the 300 points make up much of their error, so that single numbers
+# scatter about the rule; with 32 probes error and promise agree. (In the plane a
+# probe of signs has two values only, as $\xi_1\xi_2 = \pm1$. Two probes agree
+# half of the time, and then claim an error of 0: believe the mean of many such
+# errors, not one.) For the mean over a data set one probe an image is enough:
+# the errors of different images are independent and average out. For a statement
+# about one image it is not.
 #
 # ## 4.6 Infinitely many steps of the bound
 #
@@ -714,14 +749,19 @@ theirs = 2 * losses.bound_term(deep, data, chain, k, noise=eps)
 assert_close(0.5 * (snr[39] - snr[40]) * missed, theirs)
 
 # %% [markdown]
-# (The library's terms are means over the two elements, hence the 2.) A chain of $T$
-# steps is a hierarchical **variational autoencoder** with $T$ layers of latents and
-# an encoder that is fixed. Its sum of terms is an upper Riemann sum of the integral,
-# since $\mathrm{snr}_s-\mathrm{snr}_t$ is paid for the error at the *noisier* end. More
-# layers therefore tighten the bound, and the limit is an infinitely deep autoencoder
-# (2106.02808, 2107.00630). With the exact denoiser nothing but depth is missing. A
-# step that divides the snr by $e^h$ costs $(e^h - 1)/h \approx 1 + h/2$ times too much,
-# so that few steps are very costly and the excess of many falls like $1/T$.
+# (The library's terms are means over the two elements, hence the 2.) A chain of
+# $T$ steps is a hierarchical **variational autoencoder**: an encoder from data to
+# latents and a decoder back, which are trained on a bound of this kind. Here there
+# are $T$ layers of latents, and the encoder is fixed, since it only adds noise.
+# The chain's sum of terms is an upper Riemann sum of the integral, since
+# $\mathrm{snr}_s-\mathrm{snr}_t$ is paid for the error of $\hat x_0$ at the
+# *noisier* end, where it is larger. More layers therefore tighten the bound, and
+# the limit is an infinitely deep autoencoder (2106.02808, 2107.00630). With the
+# exact denoiser nothing but depth is missing. Where the error of
+# $\hat\varepsilon$ hardly changes within a step, one that divides the snr by
+# $e^h$ costs $(e^h - 1)/h$ times its part of the integral. For small $h$ this is
+# about $1 + h/2$: few steps are very costly, and the excess of many falls
+# like $1/T$.
 
 # %%
 def chain_term(denoise, x0, T, generator):
@@ -779,11 +819,11 @@ claim("ch04", "with the exact score bound, ODE and closed form agree",
       bound_minus_exact=gap_bound.mean(), standard_error=sure)
 
 # %% [markdown]
-# A trained network is another matter. Its $\hat\varepsilon$ is no score of anything,
-# and the SDE and the ODE that use it are then *two different models*. The bound
-# speaks about the SDE's model, the ODE's likelihood about the ODE's. Two small
-# networks, each trained on 2-D points from its own seed, with data of its own; they
-# differ in size as well.
+# A trained network is another matter. Its $\hat\varepsilon$ need not be the
+# score of any density, and the SDE and the ODE that use it are then *two
+# different models*. The bound speaks about the SDE's model, the ODE's likelihood
+# about the ODE's. Two small networks, each trained on 2-D points from its own
+# seed, with data of its own; they differ in size as well.
 
 # %%
 from diffedu import Denoiser, nets, training
@@ -814,9 +854,10 @@ exact_nats = -world.log_prob(fresh)
 def two_models(denoise, x0):
     """The ODE's -log p and the SDE's bound, in nats, for each sample."""
     ode = -likelihood.log_prob(denoise, x0.float(), steps=60).log_prob
-    bound = likelihood.continuous_bound(denoise, x0.float(), looks=200,
-                                        generator=seeded(12))
-    return ode, bound.total.detach()
+    with torch.no_grad():
+        bound = likelihood.continuous_bound(denoise, x0.float(), looks=200,
+                                            generator=seeded(12))
+    return ode, bound.total
 
 
 for name, denoise in {"first": first, "second": second}.items():
@@ -826,11 +867,12 @@ for name, denoise in {"first": first, "second": second}.items():
            error_of_bound=(bound_nats - exact_nats).std() / 1000**0.5)
 
 # %% [markdown]
-# The exact value is minus the mean log-density of these points. On average no model
-# can be below it, and both numbers lie above: that is what training has not reached.
-# That they differ from each other is no mistake in either. Training can aim at the
-# bound, with the weights of 4.6. Nothing in it looks at the ODE's likelihood, whose
-# connection with the loss is the subject of 2101.09258.
+# The exact value is minus the mean log-density of these points. On average no
+# model can be below it, and both numbers lie above: that is what training has
+# not reached. That they differ from each other is no mistake in either. Training
+# can aim at the bound, with the weights of 4.6 (2101.09258). Nothing in it looks
+# at the ODE's likelihood; what can be done for that one is the subject of
+# 2305.03935.
 #
 # ## 4.8 Codes
 #
@@ -838,10 +880,11 @@ for name, denoise in {"first": first, "second": second}.items():
 # walk down leads back. `likelihood.encode` and `decode` do this with Heun's steps
 # (DDIM's way, `samplers.ddim_invert`, is chapter 6's).
 #
-# And this code is *not arbitrary*. The ODE depends on the data's scores alone: two
-# networks that learned the same distribution, whatever their size or seed, must give
-# a point the same code. Autoencoders have nothing of the kind: two trainings give
-# two unrelated latent spaces.
+# And this code is *not arbitrary*. The ODE depends on the path and the data's
+# scores alone: two networks that learned the same distribution along the same
+# path, whatever their size or seed, must give a point the same code.
+# Autoencoders have nothing of the kind: two trainings give two unrelated latent
+# spaces.
 
 # %%
 def code(denoise, x0):
@@ -958,12 +1001,15 @@ report("ch04", "bits a pixel by the bound, for the log-SNR where it ends", log_s
        levels=levels_bits, dequantised=soft_bits)
 
 # %% [markdown]
-# At a log-SNR of 6 or 7 the noise is not much narrower than a bin, and both bounds
-# stand near the ODE's number. Later they grow. On levels, $\hat\varepsilon$ could be
-# exact (round, and subtract), but this network was hardly shown such small noise, and
-# goes on paying. On dequantised images nobody can tell the noise so far down, and the
-# last term makes up for that. But this network was trained on levels: it takes the
-# spread *within* a bin for noise of the path, and does worse than not to guess.
+# At a log-SNR of 6 or 7 the noise is not much narrower than a bin, and both
+# bounds stand near the ODE's number. (That one stands on the side of the ODE's
+# model and of dequantised images, so a bound for the SDE's model may well lie
+# below it.) Later they grow. On levels, $\hat\varepsilon$ could be exact (round,
+# and subtract), but this network was hardly shown such small noise, and goes on
+# paying. On dequantised images nobody can tell the noise so far down, and the
+# last term makes up for that. But this network was trained on levels: it takes
+# the spread *within* a bin for noise of the path, and does worse than not to
+# guess.
 #
 # VDM's network learns to round, with the help of sines of the pixels' values
 # (Fourier features), and can afford to end late. Papers quote such numbers for images
@@ -1024,8 +1070,9 @@ claim("ch04", "decoding the code returns the digit, an order closer than another
 #
 # ## 4.11 Failure gallery
 #
-# Six mistakes. The first three are samplers, drawn at $t=0$ from the same start; the
-# other three are likelihoods, whose mean error is drawn beside the correct one.
+# Six mistakes. The first three are samplers, drawn one step before $t=0$ from the
+# same start; the other three are likelihoods, whose mean error is drawn beside the
+# correct one's.
 
 # %%
 def walk_with(score_share, noise_share):
@@ -1082,7 +1129,8 @@ claim("ch04", "each of the wrong likelihoods is off by more than 0.5 nat",
       errors=list(wrong_logs.values()))
 
 # %% [markdown]
-# A walk to $t=0$ itself is refused, since the noise has no density there:
+# A walk to $t=0$ itself is refused: $\sigma$ is 0 there, so that log-SNR is infinite
+# and the score, $-\hat\varepsilon/\sigma$, is not defined.
 
 # %% tags=["raises-exception"]
 likelihood.log_prob(exact, data, times=samplers.time_grid(vp, 50))
@@ -1111,8 +1159,9 @@ likelihood.log_prob(exact, data, times=samplers.time_grid(vp, 50))
 #
 # ## 4.13 Summary
 #
-# - A path has one SDE: $f=\dot\alpha/\alpha$, $g^2 = 2\sigma(\dot\sigma-f\sigma)$. VP,
-#   VE and sub-VP are three choices.
+# - A path has one SDE of the form $dx = f\,x\,dt + g\,dw$:
+#   $f=\dot\alpha/\alpha$, $g^2 = 2\sigma(\dot\sigma-f\sigma)$. VP, VE and sub-VP
+#   are three choices.
 # - Turned round it needs the score with the factor $g^2$; without noise, half of
 #   that. Both have the same marginals, and so has every mixture of the two.
 # - The ODE is a normalizing flow: $\log p$ is the latent's, plus the integral of the

@@ -6,6 +6,8 @@
 # argument. After each check a cell uses your function.
 
 # %%
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -149,7 +151,7 @@ halfway = data.at(vp, 0.5).spectrum.sqrt().item()
 for kappa in (0.0, 0.5, 1.0):
     generator, spreads = torch.Generator().manual_seed(1), {}
     x = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         f, g = (c.item() for c in vp.sde(t))
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
         score = data.at(vp, t).score(x)
@@ -234,8 +236,8 @@ for count in (2, 8, 32):
     generator = torch.Generator().manual_seed(3)
     probes = likelihood.draw_probes(x0, count, generator=generator)
     found, error = volume(lambda x, t: denoise(x, t).velocity, x0, rising, probes)
-    off = (found - exact).square().mean().sqrt()
-    print(f"{count:2d} probes: error of one point {off:.2f}, said {error.mean():.2f}, "
+    off, told = (v.square().mean().sqrt() for v in (found - exact, error))
+    print(f"{count:2d} probes: error of one point {off:.2f}, said {told:.2f}, "
           f"error of the mean {(found - exact).mean().abs():.2f}")
 
 # %% [markdown]
@@ -384,18 +386,18 @@ style.show(fig, "Errors of the code and of the round trip against steps on logar
 # %% [markdown]
 # ## Exercise 6. Which model wins on which axis?
 #
-# *Difficulty 3 of 5 · 40 minutes, graded by hand*
+# *Difficulty 3 of 5 · 40 minutes*
 #
-# The "generative learning trilemma" (2112.07804) asks of a model three things at
-# once: samples of high quality, coverage of all modes, and fast sampling.
-# Chapter 4b measures a variational
-# autoencoder, a flow (RealNVP), a GAN, an energy-based model and a diffusion model on
-# the same data. In 150 to 250 words: (a) place the five kinds on the three axes, with
-# the reason *in the construction* of each; (b) say which of them give an exact
-# likelihood, a bound, or none; (c) name one thing from chapter 4 that moves diffusion
-# on the weakest of its axes, and what it costs.
+# Graded by hand. The "generative learning trilemma" (2112.07804) asks of a model
+# three things at once: samples of high quality, coverage of all modes, and fast
+# sampling. Chapter 4b measures a variational autoencoder, a flow (RealNVP), a GAN,
+# an energy-based model and a diffusion model on the same data. In 150 to 250 words:
+# (a) place the five kinds on the three axes, with the reason *in the construction*
+# of each; (b) say which of them give an exact likelihood, a bound, or none; (c) name
+# one thing from chapter 4 that moves diffusion on the weakest of its axes, and what
+# it costs.
 #
-# <details><summary>Hint: what to look at</summary>
+# <details><summary>Hint 1: what to look at</summary>
 #
 # How many network calls make one sample? What does the training loss punish: a data
 # point that the model misses, or a sample that the data lack? Must the network be

@@ -58,6 +58,21 @@ def _rate_for_integral(
     return _sub_vp(t, low, high, total_rule=1.0)
 
 
+def _halved(t: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+    alpha, _, g = _sub_vp(t, low, high)
+    return alpha, 1 - alpha, g
+
+
+def _swapped(t: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+    alpha, sigma, g = _sub_vp(t, low, high)
+    return sigma, alpha, g
+
+
+def _half_rooted(t: Tensor, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+    alpha, sigma, g = _sub_vp(t, low, high)
+    return alpha, sigma, g**2 / (low + (high - low) * t).sqrt()
+
+
 sub_vp = Exercise(
     "sub_vp",
     draw=_rates,
@@ -78,6 +93,12 @@ sub_vp = Exercise(
             _squared_g,
         "alpha is squared: the drift has a factor one half":
             lambda *a: _sub_vp(*a, half=1.0),
+        "the exponent in sigma has alpha's factor one half":
+            _halved,
+        "alpha and sigma are exchanged":
+            _swapped,
+        "the root in g reaches over beta alone":
+            _half_rooted,
     },
 )  # fmt: skip
 
@@ -109,11 +130,12 @@ def _family(
     noise: float | None = None,
     power: float = 2.0,
     sign: float = -1.0,
+    weigh: bool = True,
 ) -> Tensor:
     share = (1 + kappa**2) / 2 if share is None else share
     drift = forward * f * x + sign * share * g**power * score
     noise = kappa if noise is None else noise
-    return x - drift * length + noise * g * length**root * z
+    return x - drift * (length if weigh else 1.0) + noise * g * length**root * z
 
 
 family_step = Exercise(
@@ -127,10 +149,20 @@ family_step = Exercise(
             lambda *a: _family(*a, share=1.0),
         "kappa is not squared in the factor of the score":
             lambda *a: _family(*a, share=(1 + a[5]) / 2),
+        "only kappa squared is halved: the 1 belongs to the fraction too":
+            lambda *a: _family(*a, share=1 + a[5] ** 2 / 2),
+        "the sum is squared in the score's factor, where kappa alone is":
+            lambda *a: _family(*a, share=(1 + a[5]) ** 2 / 2),
         "g is not squared in front of the score":
             lambda *a: _family(*a, power=1.0),
         "the noise grows with the length of the step, not with its root":
             lambda *a: _family(*a, root=1.0),
+        "the noise is not multiplied by the root of the length":
+            lambda *a: _family(*a, root=0.0),
+        "the bracket is not multiplied by the length of the step":
+            lambda *a: _family(*a, weigh=False),
+        "g is squared in front of the noise too":
+            lambda *a: _family(*a, noise=a[5] * a[3]),
         "the noise has kappa squared":
             lambda *a: _family(*a, noise=a[5] ** 2),
         "the noise has its full size, without kappa":
@@ -196,6 +228,34 @@ def _read(total: Tensor, correction: int = 1, root: float = 0.5):
     return total.mean(0), total.std(0, correction=correction) / len(total) ** root
 
 
+def _stepwise(
+    field: MovingField, x: Tensor, times: Tensor, probes: Tensor, power: int
+) -> tuple[Tensor, Tensor]:
+    """The spread of each step by itself: added up, or its square (power 2) is."""
+    total, spread = torch.zeros_like(probes[:, :, 0]), torch.zeros_like(x[:, 0])
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        u, rate = _rate(field, x, t, probes)
+        total = total + (s - t) * rate
+        spread = spread + ((s - t) * rate).std(0) ** power
+        x = x + (s - t) * u
+    return total.mean(0), spread ** (1 / power) / len(probes) ** 0.5
+
+
+def _by_heun(field: MovingField, x: Tensor, times: Tensor, probes: Tensor):
+    total = torch.zeros_like(probes[:, :, 0])
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        u, rate = _rate(field, x, t, probes)
+        u_s, rate_s = _rate(field, x + (s - t) * u, s, probes)
+        total = total + (s - t) / 2 * (rate + rate_s)
+        x = x + (s - t) / 2 * (u + u_s)
+    return _read(total)
+
+
+def _variance(*a: Any) -> tuple[Tensor, Tensor]:
+    total = _sums(*a)
+    return total.mean(0), total.var(0) / len(total) ** 0.5
+
+
 def _renewed(field: MovingField, x: Tensor, times: Tensor, probes: Tensor):
     """One probe a step, as if they were to be drawn anew."""
     total: Tensor | float = 0.0
@@ -238,6 +298,14 @@ volume = Exercise(
             lambda *a: _read(_sums(*a), root=1.0),
         "the spread has P below the sum, where P - 1 belongs":
             lambda *a: _read(_sums(*a), correction=0),
+        "the errors of the steps are added up; the spread is that of the whole sums":
+            lambda *a: _stepwise(*a, power=1),
+        "the variances of the steps are added, as if each step had its own probes":
+            lambda *a: _stepwise(*a, power=2),
+        "the variance over the probes is taken: a root is missing":
+            _variance,
+        "Heun's method, where Euler's is asked":
+            _by_heun,
         "the probes change from step to step; each is kept for its whole walk":
             _renewed,
     },

@@ -62,6 +62,13 @@ def _rooted(x0: Tensor, x0_hats: Tensor, log_snr: Tensor) -> Tensor:
     return -torch.trapezoid(height, log_snr, dim=0)
 
 
+def _chain(x0: Tensor, x0_hats: Tensor, log_snr: Tensor, clean: bool) -> Tensor:
+    """The sum of a chain's terms, with the error of one end of each step."""
+    missed = (x0_hats - x0).square().sum(2)
+    missed = missed[:-1] if clean else missed[1:]
+    return -0.5 * (log_snr.exp().diff()[:, None] * missed).sum(0)
+
+
 diffusion_term = Exercise(
     "diffusion_term",
     draw=_answers,
@@ -79,6 +86,14 @@ diffusion_term = Exercise(
             lambda *a: _term(*a, weight=lambda log_snr: (-log_snr).exp()),
         "the integral runs over the snr and has the weight snr as well":
             lambda *a: _term(*a, over=torch.exp),
+        "a chain's sum: steps of the snr, each times the error at its noisier end":
+            lambda *a: _chain(*a, clean=False),
+        "steps of the snr, each times the error at its less noisy end":
+            lambda *a: _chain(*a, clean=True),
+        "the trapezoidal rule runs in the snr: the right integral, another rule":
+            lambda *a: _term(*a, weight=torch.ones_like, over=torch.exp),
+        "the root of the snr is the weight, where the snr is":
+            lambda *a: _term(*a, weight=lambda log_snr: (log_snr / 2).exp()),
         "each step takes the height at one end, its less noisy one, not the mean of "
         "both": _left,
         "each step takes the height at its noisier end alone, not the mean of both":
@@ -150,6 +165,20 @@ def _midpoint(velocity: Function, x: Tensor, times: Tensor) -> Tensor:
     return x
 
 
+def _even(velocity: Function, x: Tensor, times: Tensor) -> Tensor:
+    """The right velocities, but every step as long as the mean one."""
+    h = (times[-1] - times[0]) / (len(times) - 1)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        u = velocity(x, t)
+        x = x + h / 2 * (u + velocity(x + h * u, s))
+    return x
+
+
+def _unsigned(velocity: Function, x: Tensor, times: Tensor) -> Tensor:
+    falls = times[0] > times[-1]
+    return _heun(velocity, x, times, turn=-1.0 if falls else 1.0)
+
+
 def _both_ways(answer: Function, g: Generator) -> bool:
     """A rotation by the angle of the times, there and back."""
     x = torch.randn(4, 2, generator=g).double()
@@ -167,6 +196,7 @@ ode_walk = Exercise(
     "ode_walk",
     draw=_way,
     truth=_heun,
+    draws=12,  # so that both directions are among them
     mistakes={
         "Euler's method: the second slope is missing":
             lambda *a: _heun(*a, second=False),
@@ -176,6 +206,14 @@ ode_walk = Exercise(
             lambda *a: _heun(*a, later=False),
         "the walk always runs in one direction, or the wrong one":
             lambda *a: _heun(*a, turn=-1.0),
+        "the steps have no sign: falling times go up as well":
+            _unsigned,
+        "the times are sorted: falling times go up as well":
+            lambda v, x, times: _heun(v, x, times.sort().values),
+        "the times are sorted: rising times go down as well":
+            lambda v, x, times: _heun(v, x, times.sort(descending=True).values),
+        "all steps have one length, but the times are uneven":
+            _even,
         "the two slopes are added, where their mean belongs":
             lambda *a: _heun(*a, share=1.0),
         "only the slope at the end of the step is used":
