@@ -162,9 +162,9 @@ for name, model in (("flow", oracle), ("reflow", second.double())):
 #
 # Write `sinkhorn(cost, temperature, rounds)`: `cost` of shape (N, M), the plan
 # $P$ of shape (N, M) after `rounds` repetitions. The check also tries
-# temperatures a thousand times smaller than the costs. What you should see
-# below: the plan's cost falls towards that of the best assignment as the
-# temperature falls.
+# temperatures a thousand times smaller than the costs. `cost` need not be
+# square, as it was in the chapter. What you should see below: the plan's cost
+# falls towards that of the best assignment as the temperature falls.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -295,10 +295,11 @@ print(f"near the ring: over 0.8 after the flow: {bool(near(end) > 0.8)}, "
 #
 # Write `steer(solve, x1, A, y, width, rate)`, one step of gradient descent on
 # the source, $x_1 \leftarrow x_1 - \text{rate}\cdot\nabla_{x_1}\ell$: `solve`
-# maps (B, D) to (B, D), `x1` has shape (B, D), `A` (M, D), `y` (M,), result
-# (B, D) without a gradient. Samples must not influence each other, and `x1`
-# must not change. What you should see below: after 40 steps the observation
-# is met, and the points lie where the posterior says.
+# maps (B, D) to (B, D), `x1` has shape (B, D), `A` (M, D), `y` (M,), result (B,
+# D) without a gradient. Samples must not influence each other, and `x1` must
+# not change, nor collect a gradient in `x1.grad`. What you should see below:
+# after 40 steps the observation is met, and across it the points are spread as
+# widely as the data.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #

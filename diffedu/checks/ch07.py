@@ -81,6 +81,19 @@ to_flow = Exercise(
                 p, t, a[:, None] * e - s[:, None] * (e - u))),
         "x0 is not divided by alpha in the velocity":
             _other(lambda p, t, u, x, e, a, s: (p, t, e - a[:, None] * (e - u))),
+        "x0 is not divided by 1 - tau, its weight in the scaled point":
+            _other(lambda p, t, u, *rest: (p, t, rest[1] - (1 - t)[:, None] * (
+                rest[1] - u))),
+        "the velocity is eps minus the point; it must be eps - x0":
+            _other(lambda p, t, u, x, e, *_: (p, t, e - p)),
+        "the velocity is eps - x; x0 has to be found first":
+            _other(lambda p, t, u, x, e, *_: (p, t, e - x)),
+        "the velocity is scaled with the point; eps and x0 are the same on each path":
+            _other(lambda p, t, u, x, e, a, s: (p, t, u / (a + s)[:, None])),
+        "the point is divided by alpha alone":
+            _other(lambda p, t, u, x, e, a, s: (x / a[:, None], t, u)),
+        "the time is sigma / alpha, which does not end at 1":
+            _other(lambda p, t, u, x, e, a, s: (p, s / a, u)),
     },
 )  # fmt: skip
 
@@ -121,6 +134,26 @@ def _unweighted(velocities: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     return (whole - velocities).square().sum(2).mean(0), error
 
 
+def _moved(
+    velocities: Tensor, times: Tensor, displacement: Function, power: int = 1
+) -> tuple[Tensor, Tensor]:
+    """S and the error with another displacement, or another power of the lengths."""
+    h = -times.diff()[:, None, None]
+    whole = displacement(velocities, h)
+    S = (h**power * (whole - velocities).square()).sum((0, 2))
+    return S, (velocities[0] - whole).norm(dim=1)
+
+
+def _whole_way(velocities: Tensor, h: Tensor) -> Tensor:
+    return (h * velocities).sum(0)
+
+
+def _short_step(velocities: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    h = -times.diff()[:, None, None]
+    missed = h[0] * velocities[0] - _whole_way(velocities, h)
+    return _bend(velocities, times)[0], missed.norm(dim=1)
+
+
 bend = Exercise(
     "bend",
     draw=_walk,
@@ -143,6 +176,16 @@ bend = Exercise(
             lambda v, t: ((-t.diff()[:, None] * (
                 (-t.diff()[:, None, None] * v).sum(0) - v).norm(dim=2)).sum(0),
                 _bend(v, t)[1]),
+        "S is a sum over the steps without their lengths":
+            lambda *a: _moved(*a, _whole_way, power=0),
+        "the lengths in S are squared too; they stand outside the square":
+            lambda *a: _moved(*a, _whole_way, power=2),
+        "x1 - x0 is the sum of the velocities without the lengths of their steps":
+            lambda *a: _moved(*a, lambda v, h: v.sum(0)),
+        "x1 - x0 is the plain mean of the velocities; weigh each by its step's length":
+            lambda *a: _moved(*a, lambda v, h: v.mean(0)),
+        "the single step has the first step's length; it must go all the way":
+            _short_step,
     },
 )  # fmt: skip
 
@@ -172,14 +215,24 @@ def _sinkhorn(
     return plan.exp()
 
 
-def _at_low_temperature(answer: Function, g: Generator) -> Tensor:
+def _at_once(cost: Tensor, temperature: float, rounds: int) -> Tensor:
+    plan, (n, m) = -cost / temperature, cost.shape
+    for _ in range(rounds):
+        sums = plan.logsumexp(1, keepdim=True) + plan.logsumexp(0, keepdim=True)
+        plan = plan - sums - log(n) - log(m)
+    return plan.exp()
+
+
+def _exchanged(cost: Tensor, temperature: float, rounds: int) -> Tensor:
+    n, m = cost.shape
+    return _sinkhorn(cost, temperature, rounds) * m / n
+
+
+def _at_low_temperature(answer: Function, g: Generator) -> bool:
+    """Whether the plan is right, also where exp(-cost / temperature) is 0."""
     cost = torch.rand(6, 6, generator=g) + 0.5
-    return torch.as_tensor(answer(cost, 0.001, 50))
-
-
-def _finite(answer: Function, g: Generator) -> bool:
-    plan = _at_low_temperature(answer, g)
-    return bool(torch.isfinite(plan).all()) and abs(plan.sum().item() - 1) < 1e-3
+    plan = torch.as_tensor(answer(cost, 0.001, 50)).double()
+    return torch.allclose(plan, _sinkhorn(cost.double(), 0.001, 50), atol=5e-3)
 
 
 sinkhorn = Exercise(
@@ -205,12 +258,16 @@ sinkhorn = Exercise(
             lambda *a: _sinkhorn(*a).log(),
         "there is one round only":
             lambda c, t, r: _sinkhorn(c, t, 1),
+        "the columns sum to 1/N: each of the M columns must sum to 1/M, and dividing "
+        "by N at the end serves square costs only": _exchanged,
+        "rows and columns are scaled at once; the columns' sums need the new rows":
+            _at_once,
     },
     properties=(
         Property(
             "it is right for mild temperatures, but underflows for small ones: work "
             "with logarithms until the end",
-            _finite,
+            _at_low_temperature,
         ),
     ),
 )  # fmt: skip

@@ -53,6 +53,15 @@ def _loss_of_clean(model: Model, x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
     return (model((1 - s) * x0 + s * x1, t) - x0).square().mean()
 
 
+def _aims(
+    model: Model, x0: Tensor, x1: Tensor, t: Tensor, target: Function,
+    power: int = 2, fading: bool = True,
+) -> Tensor:  # fmt: skip
+    s = t[:, None, None, None]
+    x_t = (1 - s) * x0 + s * x1 if fading else x0 + s * x1
+    return (model(x_t, t) - target(x0, x1, x_t)).abs().pow(power).mean()
+
+
 def _one_number(answer: Function, g: Generator) -> bool:
     inputs = _images(g)
     loss = answer(*inputs.values())
@@ -97,6 +106,14 @@ bridge_loss = Exercise(
             lambda *a: _loss(*a, told=lambda t: 1 - t),
         "the target is x0, which makes a denoiser and no velocity":
             _loss_of_clean,
+        "the target is x1, where x1 - x0 is asked":
+            lambda *a: _aims(*a, lambda x0, x1, x_t: x1),
+        "the target is x1 - x_t, the way that is left, where x1 - x0 is asked":
+            lambda *a: _aims(*a, lambda x0, x1, x_t: x1 - x_t),
+        "the errors are not squared":
+            lambda *a: _aims(*a, lambda x0, x1, x_t: x1 - x0, power=1),
+        "x0 does not fade: its weight at time t is 1 - t":
+            lambda *a: _aims(*a, lambda x0, x1, x_t: x1 - x0, fading=False),
         "the squares are summed, where their mean is asked":
             lambda *a: _loss(*a) * a[1].numel(),
         "the squares of a sample are summed, where the mean is over all elements":
@@ -177,6 +194,30 @@ def _scaled(factor: Function) -> Function:
     return answer
 
 
+def _step_alone(
+    solve: Function, x1: Tensor, A: Tensor, y: Tensor, width: float, rate: float
+) -> Tensor:
+    return _steer(solve, x1, A, y, width, rate) - x1
+
+
+def _from_end(
+    solve: Function, x1: Tensor, A: Tensor, y: Tensor, width: float, rate: float
+) -> Tensor:
+    return solve(x1) + _step_alone(solve, x1, A, y, width, rate)
+
+
+def _without_rate(
+    solve: Function, x1: Tensor, A: Tensor, y: Tensor, width: float, rate: float
+) -> Tensor:
+    return _steer(solve, x1, A, y, width, 1.0)
+
+
+def _repeats(answer: Function, g: Generator) -> bool:
+    inputs = _source(g)
+    first, second = (answer(*inputs.values()).detach().clone() for _ in range(2))
+    return torch.allclose(first, second, atol=1e-4)
+
+
 def _no_graph(answer: Function, g: Generator) -> bool:
     return not answer(*_source(g).values()).requires_grad
 
@@ -208,9 +249,17 @@ steer = Exercise(
             lambda solve, *rest: _steer(lambda x: x, *rest),
         "the end of the solve is returned, where the source is asked":
             lambda solve, *rest: solve(_steer(solve, *rest)),
+        "the step is taken from the end x0, where it must start from the source":
+            _from_end,
+        "only the step is returned, where the moved source is asked":
+            _step_alone,
+        "the rate is left out":
+            _without_rate,
     },
     properties=(
         Property("its value is right, but it still carries a gradient; detach it, or "
                  "the graph grows with every step", _no_graph),
+        Property("a second call with the same x1 gives another step: backward() adds "
+                 "to x1.grad; detach x1 first, or use torch.autograd.grad", _repeats),
     ),
 )  # fmt: skip
