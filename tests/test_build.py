@@ -346,6 +346,16 @@ def test_a_picture_too_large_is_named(tmp_path):
         execute._tidy(nb, tmp_path / "notebooks" / "ch01_a.py")
 
 
+def test_an_error_on_purpose_keeps_no_folder_of_this_machine(tmp_path):
+    frames = ["File /home/somebody/x.py:3", "ValueError: give a number"]
+    output = nbformat.v4.new_output(
+        "error", ename="ValueError", evalue="give a number", traceback=frames
+    )
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    execute._tidy(nb, tmp_path / "notebooks" / "ch01_sample.py")
+    assert nb.cells[0].outputs[0].traceback == ["ValueError: give a number"]
+
+
 def test_imports_are_followed_past_the_packages_init(tmp_path):
     files = {
         "__init__": "from . import far",

@@ -143,6 +143,8 @@ def _tidy(nb: Any, script: Path) -> None:
     for number, cell in enumerate(nb.cells):
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
+            if output.output_type == "error":  # its frames name this machine's folders
+                output.traceback = output.traceback[-1:]
             png = output.get("data", {}).get("image/png")
             if png is None:
                 continue
