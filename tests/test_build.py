@@ -356,6 +356,17 @@ def test_an_error_on_purpose_keeps_no_folder_of_this_machine(tmp_path):
     assert nb.cells[0].outputs[0].traceback == ["ValueError: give a number"]
 
 
+def test_widgets_are_taken_out_and_the_rest_stays():
+    bar = {execute.WIDGET: {"model_id": "f19c"}, "text/plain": "0%"}
+    shown = [bar, {"text/plain": "3"}]
+    outputs = [nbformat.v4.new_output("display_data", data) for data in shown]
+    cell = nbformat.v4.new_code_cell(outputs=outputs)
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    execute.drop_widgets(nb)
+    assert [o.data for o in nb.cells[0].outputs] == [{"text/plain": "3"}]
+    assert "widgets" not in nb.metadata
+
+
 def test_imports_are_followed_past_the_packages_init(tmp_path):
     files = {
         "__init__": "from . import far",

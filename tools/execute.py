@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 PNG_BYTES = 60_000
+WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOURS = (256, 128, 64)
 PROBE = """
 import json as _json, pathlib as _pathlib, sys as _sys, time as _time
@@ -140,6 +141,7 @@ def _failure(nb: Any, script: Path, error: Exception) -> str:
 def _tidy(nb: Any, script: Path) -> None:
     """Take out what differs between two runs, and make pictures small."""
     nb.metadata["language_info"] = nbformat.from_dict({"name": "python"})
+    drop_widgets(nb)
     for number, cell in enumerate(nb.cells):
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
@@ -156,6 +158,15 @@ def _tidy(nb: Any, script: Path) -> None:
                     f"{PNG_BYTES // 1000} are allowed; draw fewer points, or smaller"
                 )
             output["data"]["image/png"] = base64.b64encode(small).decode()
+
+
+def drop_widgets(nb: Any) -> None:
+    """Take out widgets, progress bars among them: a page can't show them, ids vary."""
+    nb.metadata.pop("widgets", None)
+    for cell in nb.cells:
+        if cell.get("outputs"):
+            shown = (o for o in cell.outputs if WIDGET not in o.get("data", {}))
+            cell.outputs = list(shown)
 
 
 def shrink(png: bytes) -> bytes:
