@@ -24,8 +24,8 @@ def load(name: str, folder: Path = CHECKPOINTS) -> nn.Module:
         folder: where the checkpoints lie.
 
     Returns:
-        a Denoiser (the autoencoder for "shapeworld_autoencoder"); `.card` on it is
-        `card(name)`.
+        a Denoiser; the Autoencoder for "shapeworld_autoencoder", an Encoder for
+        "shapeworld_supervised" and "shapeworld_simclr". `.card` on it is `card(name)`.
 
     Raises:
         ValueError: if the name is unknown, or the file is broken or does not fit.
@@ -68,7 +68,8 @@ def measure(recipe: Recipe, module: nn.Module, pixels: int, n: int = 512) -> dic
     """
     batch = recipe.data(n, HELD_OUT, pixels)
     images = {"x0": batch["x0"]}
-    shown = {"loss": batch} | ({"loss_without": images} if len(batch) > 1 else {})
+    conditional = len(batch) > 1 and not recipe.supervised
+    shown = {"loss": batch} | ({"loss_without": images} if conditional else {})
     return {
         key: float(
             recipe.loss(module, **given, generator=torch.Generator().manual_seed(1))

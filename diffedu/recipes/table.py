@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffedu import losses, nets, schedules
 from diffedu.denoiser import Denoiser
 from diffedu.errors import require
+from diffedu.representations.contrastive import projector, simclr_loss
 from diffedu.worlds import digits
 from diffedu.worlds.shapeworld import NAMES, VOCABULARY, ShapeWorld
 
@@ -50,6 +51,8 @@ class Recipe:
         lr: the highest learning rate.
         ema: decay of the averaged weights.
         finish: called with the trained module and 1,024 training images, last.
+        supervised: whether the label is the answer, not a condition that may be left
+            out.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Recipe:
     lr: float = 1e-3
     ema: float = 0.995
     finish: Callable[[nn.Module, Tensor], object] | None = None
+    supervised: bool = False
 
     def size(self, device: torch.device) -> Size:
         """The full size on a GPU, the preview elsewhere."""
@@ -154,6 +158,18 @@ def transformer(pixels: int) -> Denoiser:
     """The course's class-conditional DiT for ShapeWorld."""
     net = nets.DiT(3, pixels, patch=2, width=80, depth=6, classes=len(NAMES))
     return Denoiser(net, schedules.cosine(), "v")
+
+
+def classifier(pixels: int) -> nets.Encoder:
+    """An encoder that names the shape: features made with labels."""
+    return nets.Encoder(3, pixels, outputs=len(NAMES))
+
+
+def teacher(pixels: int) -> nets.Encoder:
+    """The same encoder with SimCLR's head as its `projector`; labels are never seen."""
+    encoder = nets.Encoder(3, pixels)
+    encoder.projector = projector(encoder.dim)
+    return encoder
 
 
 def reconstruction(
@@ -261,6 +277,25 @@ RECIPES = {
             GPU,
             CPU,
             finish=nets.Autoencoder.standardise_,
+        ),
+        Recipe(
+            "shapeworld_supervised",
+            "classifier of ShapeWorld images, trained with every label",
+            classifier,
+            shape_images,
+            nets.classification_loss,
+            GPU,
+            Size(32, 128, 800),
+            supervised=True,
+        ),
+        Recipe(
+            "shapeworld_simclr",
+            "the same encoder trained by SimCLR: two views of each image, no label",
+            teacher,
+            only_images(shape_images),
+            simclr_loss,
+            GPU,
+            Size(32, 128, 1_200),
         ),
     )
 }
