@@ -212,7 +212,5 @@ averaged = Exercise(
             lambda d, b, x, t, e: _averaged(d, b, x, t, e, told=lambda _: t[0]),
         "the network is told time 0; tell it the time of its noise":
             lambda *a: _averaged(*a, told=lambda _: 1e-3),
-        "the axes of times and samples are exchanged":
-            lambda *a: _averaged(*a).transpose(0, 1),
     },
 )  # fmt: skip

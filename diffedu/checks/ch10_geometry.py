@@ -88,8 +88,8 @@ alignment_uniformity = Exercise(
 
 
 def _two_sets(g: Generator) -> Inputs:
-    n, width = whole(11, 16, g), whole(4, 7, g)
-    a = torch.randn(n, width, generator=g) + torch.randn(width, generator=g)
+    n, width = whole(24, 33, g), whole(4, 7, g)
+    a = torch.randn(n, width, generator=g) + 0.3 * torch.randn(width, generator=g)
     b = a @ torch.randn(width, width + 2, generator=g)
     return {"a": a, "b": b + torch.randn(n, width + 2, generator=g)}
 

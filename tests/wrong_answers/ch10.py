@@ -106,7 +106,8 @@ def averaged_first_time(denoise, block, x0, times, noises):
 
 
 def averaged_turned(denoise, block, x0, times, noises):
-    return averaged_sum(denoise, block, x0, times, noises).mT / len(noises)
+    right = averaged_sum(denoise, block, x0, times, noises) / len(noises)
+    return right.transpose(0, 1)
 
 
 def spread(a, b):
@@ -229,7 +230,7 @@ WRONG = {
         (averaged_sum, "are summed"),
         (averaged_clean, "clean images"),
         (averaged_first_time, "told the first time"),
-        (averaged_turned, "axes of times and samples"),
+        (averaged_turned, "has shape"),
     ],
     "alignment_uniformity": [
         (spread_unscaled, "not scaled to length 1"),
