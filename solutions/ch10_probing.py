@@ -217,8 +217,8 @@ for k, t in enumerate((0.1, 0.6)):
 #
 # *Difficulty 3 of 5 · 30 minutes*
 #
-# Let $K = aa^\top$ and $L = bb^\top$ with their diagonals **set to 0**, $1$ the vector of
-# ones and $n$ the number of samples. The unbiased estimate of HSIC is (Song et al.,
+# Let $K = aa^\top$ and $L = bb^\top$ with their diagonals **set to 0**, $1$ the vector
+# of ones and $n$ the number of samples. The unbiased estimate of HSIC is (Song et al.,
 # JMLR 13, 2012, eq. 5)
 #
 # $$\mathrm{HSIC}(K, L) = \frac{1}{n(n-3)}\Big[\mathrm{tr}(KL)
