@@ -1,4 +1,4 @@
-"""A small transformer that reads the features of several blocks as one set of tokens."""
+"""A small transformer that reads the features of several blocks as one set."""
 
 from __future__ import annotations
 

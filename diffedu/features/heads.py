@@ -90,7 +90,7 @@ class MLP:
     hidden: tuple[int, ...] = (128,)
     steps: int = 1000
     batch: int = 128
-    lr: float = 1e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-2
     validation: float = 0.2
 
@@ -131,7 +131,7 @@ class AttentionFusion:
     grid: int = 4
     steps: int = 1000
     batch: int = 128
-    lr: float = 1e-3
+    lr: float = 3e-3
     weight_decay: float = 1e-2
     validation: float = 0.2
 

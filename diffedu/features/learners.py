@@ -1,4 +1,4 @@
-"""What every head shares: rows checked, weights drawn, training with an early choice."""
+"""What heads share: rows checked, weights drawn, training with an early choice."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class FittedPixels:
 
     @torch.no_grad()
     def members(self, x: Tensor) -> Tensor:
-        """Probabilities of every member: (members, N, K, H, W) or (members, pixels, K)."""
+        """Every member's probabilities, (M, N, K, H, W) or (M, pixels, K)."""
         check_features(x, self.mean, (2, 4), "(N, C, H, W) or (pixels, C)")
         parts = [
             self.net(((rows.to(self.mean) - self.mean) / self.scale)[None])
@@ -173,7 +173,7 @@ def _pixels(x: Tensor) -> Tensor:
 
 
 def _shares(p: Tensor) -> Tensor:
-    """The share of members whose first choice it is, for probabilities (M, n, K, ...)."""
+    """The share of members with that first choice; probabilities (M, n, K, ...)."""
     first = p.argmax(2, keepdim=True)
     return torch.zeros_like(p).scatter_(2, first, 1.0).mean(0)
 
