@@ -10,15 +10,20 @@ from diffedu.representations.contrastive import (
     vicreg_loss,
     vicreg_terms,
 )
+from diffedu.representations.methods import METHODS, Method, table_2, table_2_text
 from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
 
 __all__ = [
+    "METHODS",
     "LowRankMixture",
+    "Method",
     "augment",
     "low_rank_mixture",
     "nt_xent",
     "projector",
     "simclr_loss",
+    "table_2",
+    "table_2_text",
     "two_views",
     "typical_snr",
     "vicreg",
