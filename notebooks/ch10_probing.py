@@ -353,19 +353,19 @@ draw_grid(axes[0], table)
 axes[0].set_title("Accuracy in %: highest inside, at some noise", fontsize=11)
 draw_curve(axes[1])
 axes[1].set_title("A little noise helps, much hurts", fontsize=11)
-style.show(fig, "Left, a grid of nine blocks by six noise levels with the accuracy of a "
-           "linear probe: the first and the last block are dark, the blocks around the "
-           "middle are brightest at noise level 0.4, and all are dark at 0.85. Right, "
-           "the curve of the chosen block on three splits: from 0.32 at the least noise "
-           "up to 0.37 and down to 0.18, above dashed lines of raw pixels, untrained "
-           "network and shuffled labels near 0.15.")
+style.show(fig, "Left, a grid of nine blocks by six noise levels with the accuracy of "
+           "a linear probe: the first and the last block are dark, the blocks around "
+           "the middle are brightest at noise level 0.4, and all are dark at 0.85. "
+           "Right, the curve of the chosen block on three splits: from 0.32 at the "
+           "least noise up to 0.37 and down to 0.18, above dashed lines of raw pixels, "
+           "untrained network and shuffled labels near 0.15.")
 mean = torch.stack([c.mean(1) for c in curves])  # (splits, times)
-claim("F30", "on each of three splits the chosen cell is neither the first nor the last "
-      "block and below half of the log-SNR range",
+claim("F30", "on each of three splits the chosen cell is neither the first nor the "
+      "last block and below half of the log-SNR range",
       all(c.block not in (blocks[0], blocks[-1]) and c.time < 0.5 for c in chosen),
       chosen=[f"{c.block} at {c.time}" for c in chosen])
-claim("F30", "along t the probe rises, then falls, up to 2 paired s.e., and at the most "
-      "noise is over 10 points below its summit, on each split",
+claim("F30", "along t the probe rises, then falls, up to 2 paired s.e., and at the "
+      "most noise is over 10 points below its summit, on each split",
       all(map(rises_then_falls, curves))
       and bool((mean.amax(1) - mean[:, -1] > 0.1).all()), curve=mean.mean(0),
       steps_in_paired_errors=torch.stack([steps_of(c) for c in curves]).mean(0))
@@ -399,7 +399,8 @@ def narrowed(z, rows, size=16):
     return z @ torch.linalg.svd(z[rows], full_matrices=False).Vh[:size].T
 
 
-wide = {name: [hits(z[at], *part).mean() for part in splits] for name, z in grid.items()}
+wide = {name: [hits(z[at], *part).mean() for part in splits]
+        for name, z in grid.items()}
 narrow = {name: [hits(narrowed(z[at], part[0]), *part).mean() for part in splits]
           for name, z in grid.items()}
 report("F30", "accuracy by block at the chosen noise, as it is and cut to 16 numbers",
@@ -673,9 +674,9 @@ style.label_lines(ax)
 ax.set(xlabel="cells a side that pooling keeps", ylabel="test accuracy",
        xticks=[1, 2, 4], xlim=(0.8, 5))
 ax.set_title("Here the places matter, to a head that can use them")
-style.show(fig, "Accuracy against the cells a side that pooling keeps, one, two and four, "
-           "for three heads, two splits each: the linear head rises from 0.39 to 0.43, "
-           "the MLP from 0.36 to 0.42, attention from 0.45 at two cells to 0.51 at four.")
+style.show(fig, "Accuracy against the cells a side that pooling keeps, one, two and "
+           "four, for three heads, two splits each: the linear head rises from 0.39 to "
+           "0.43, the MLP from 0.36 to 0.42, attention from 0.45 to 0.51.")
 report("F33", "accuracy by head and by cells a side that pooling keeps, two splits",
        **{f"{name}_{size}": values for (name, size), values in pooled.items()})
 
@@ -803,9 +804,9 @@ for ax, measure in zip(axes, ("cka", "cknna"), strict=True):
 axes[0].set(ylabel="alikeness of 1,000 images")
 axes[0].legend(fontsize=9)
 fig.suptitle("Little alike, and most in the middle", x=0.01, ha="left", fontsize=12)
-style.show(fig, "CKA and CKNNA of nine blocks with the supervised and the SimCLR encoder: "
-           "both rise towards the middle block, to about 0.04, and fall again; before "
-           "training they are below 0.02 everywhere.")
+style.show(fig, "CKA and CKNNA of nine blocks with the supervised and the SimCLR "
+           "encoder: both rise towards the middle block, to about 0.04, and fall "
+           "again; before training they are below 0.02 everywhere.")
 report("ch10", "alikeness with the supervised and the self-supervised encoder by block",
        between_the_two=between,
        **{k.replace(" ", "_"): v[0] for k, v in alikeness.items()},
@@ -878,13 +879,17 @@ probed = []
 for seed in (0, 1):
     rows, asked = split(seed, 300)
     probed.append(hits(grid["middle"][2], rows, asked[:1000]).mean())
-claim("ch10", "from 300 labels, fine-tuning beats the same training from scratch, on "
-      "both splits", min(a - b for a, b in zip(tuned, scratch, strict=True)) > 0.05,
-      tuned=tuned, probe=probed, scratch=scratch, chance=1 / 8)
+report("ch10", "300 labels: 80 steps of fine-tuning, the probe, and from scratch",
+       tuned=tuned, probe=probed, scratch=scratch, chance=1 / 8)
 
 # %% [markdown]
-# The weights of a denoiser are a better start than random ones, on both splits.
-# And fine-tuning may use what pooling hides from a probe: all layers move.
+# Short as it is, fine-tuning doesn't reach the probe here: the new head starts
+# at random, and what it sends back in its first steps stirs up features that
+# were good. On average it is above the training from scratch, but not on each
+# split, so nothing is claimed. The papers fine-tune on whole training sets for
+# many epochs, and gain by it. With few labels and few steps, leave the network
+# alone, or start the head from the probe and go on with a small rate: exercise
+# for a free afternoon.
 #
 # ## 10.8 Along the training
 #
@@ -978,14 +983,17 @@ axes[1].loglog(run["steps"], away, "o-", color=palette.BLUE)
 axes[1].set(xlabel="training steps", ylabel="Fréchet distance of samples")
 axes[0].set_title("Knowledge is there early …", fontsize=11)
 axes[1].set_title("… and drawing goes on improving", fontsize=11)
-style.show(fig, "Along one training of 10,000 steps: the probe rises from 0.27 to about "
-           "0.36 by step 3,000 and stays there; the Fréchet distance of samples falls "
-           "from 89 to 22 and is still falling at the end.")
+style.show(fig, "Along one training of 10,000 steps: the probe rises from 0.27 to "
+           "about 0.36 by step 3,000 and stays there; the Fréchet distance of samples "
+           "falls from 89 to 22 and is still falling at the end.")
 half = len(away) // 2 + 1
 report("F32", "along one training (recorded) probe and sample quality rise together at "
-       "first; later the probe stands still", first_half=spearman(follow[:half], -away[:half]),
+       "first; later the probe stands still",
+       first_half=spearman(follow[:half], -away[:half]),
        second_half=spearman(follow[half - 1:], -away[half - 1:]), probe=follow,
-       distance=away, live=live, floor=distance(x[2000:2128], x[:2000]))
+       distance=away, floor=distance(x[2000:2128], x[:2000]))
+claim("F32", "the last recorded probe is repeated by the shipped network, live",
+      abs(sum(live) / 2 - follow[-1]) < 0.04, live=live, recorded=probes[best][-1])
 
 # %% [markdown]
 # In the first half of the marks both get better together. Later samples go on
@@ -1092,11 +1100,11 @@ for i, both_ways in enumerate(bars):
 axes[1].set_xticks(range(2), ["leak of images", "not standardised"])
 axes[1].set_title("Right (blue) and wrong (red)", fontsize=11)
 axes[1].set(ylabel="test accuracy")
-style.show(fig, "Left: the accuracy that the best of 54 cells shows on small test sets, "
-           "and what it is on all other images: they meet only at many images, for true "
-           "and for shuffled labels. Right: bars for a leak of images, where the wrong "
-           "one is higher, and for features that were not standardised, where it is "
-           "lower.")
+style.show(fig, "Left: the accuracy that the best of 54 cells shows on small test "
+           "sets, and what it is on all other images: they meet only at many images, "
+           "for true and for shuffled labels. Right: bars for a leak of images, where "
+           "the wrong one is higher, and for features that were not standardised, "
+           "where it is lower.")
 claim("ch10", "choosing on the test rows inflates: the best of 54 cells on 100 images "
       "promises more than it holds, even where there is nothing to find",
       all(found[1].diff() < -0.02 for found in lucky.values()),
