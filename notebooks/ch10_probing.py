@@ -800,9 +800,9 @@ for ax, measure in zip(axes, ("cka", "cknna"), strict=True):
         ax.plot(range(9), trained, "o-", color=ink, label=f"with {name}")
         ax.plot(range(9), before, "o:", color=ink, alpha=0.5, label="before training")
     ax.set_xticks(range(9), blocks, rotation=45)
-    ax.set(title=measure.upper(), ylim=(-0.02, None))
-axes[0].set(ylabel="alikeness of 1,000 images")
-axes[0].legend(fontsize=9)
+    ax.set(title=measure.upper())
+axes[0].set(ylabel="alikeness of 1,000 images", ylim=(0, None))
+axes[0].legend(fontsize=9, loc="upper left")
 fig.suptitle("Little alike, and most in the middle", x=0.01, ha="left", fontsize=12)
 style.show(fig, "CKA and CKNNA of nine blocks with the supervised and the SimCLR "
            "encoder: both rise towards the middle block, to about 0.04, and fall "
@@ -888,8 +888,7 @@ report("ch10", "300 labels: 80 steps of fine-tuning, the probe, and from scratch
 # were good. On average it is above the training from scratch, but not on each
 # split, so nothing is claimed. The papers fine-tune on whole training sets for
 # many epochs, and gain by it. With few labels and few steps, leave the network
-# alone, or start the head from the probe and go on with a small rate: exercise
-# for a free afternoon.
+# alone, or start the head from the probe and go on with a small rate.
 #
 # ## 10.8 Along the training
 #
@@ -1120,7 +1119,9 @@ report("ch10", "accuracy by units of features, and on shuffled labels in trainin
 # %% [markdown]
 # - **Chosen on the test set**, the best of 54 cells promises points that it
 #   doesn't keep, the more the fewer the images, and it promises them even for
-#   shuffled labels. A validation split makes the promise honest.
+#   shuffled labels. (The dashed grey line is not at one eight: what 1,000
+#   random labels happen to prefer is applied to all test rows alike.) A
+#   validation split makes the promise honest.
 # - **The leak**: not one row of features is equal, and yet the score is
 #   inflated. Equal *images* give it away.
 # - **Not standardised**: the same numbers in other units, and plain descent
