@@ -377,8 +377,9 @@ claim("F30", "its summit is over 10 points above each control, on each split",
 # %% [markdown]
 # So a network that was never told of classes lets a line read them, with more
 # than twice the pixels' accuracy, and noise makes its features *better*: up to
-# the summit each step of the curve is worth paired standard errors, and then it
-# falls steeply, when the shape drowns. DDAE found the same form on CIFAR-10
+# the summit each step of the curve is worth over two paired standard errors on
+# average, and then it falls steeply, when the shape drowns. (The first split chose
+# the least noise: 200 validation rows are few, and the choice cost it some points.) DDAE found the same form on CIFAR-10
 # (2303.09769). In the first block there is little but edges and colour; towards
 # the last one the network turns from what is there to how its pixels look. Two
 # cautions. First, these are a *preview's* features: both encoders, trained for
@@ -408,9 +409,13 @@ report("F30", "accuracy by block at the chosen noise, as it is and cut to 16 num
        sixteen=[torch.stack(v).mean() for v in narrow.values()])
 
 # %% [markdown]
-# At equal width the outer blocks stay behind, and the inner ones move closer
-# together: part of the hill over depth is width, not all of it. A network of
-# constant width, such as a transformer, would show depth alone.
+# Cut to 16 numbers, most wide blocks lose some points, and the narrow ones
+# *gain*. The first block has 16 channels anyway: the cut takes nothing from it,
+# but its directions now have equal scale, and the penalty no longer presses the
+# small ones. The hill over depth becomes flatter, its ends stay lowest, and its
+# top moves. So part of the hill in the picture is width and scale, and only the
+# rest is depth. A network of constant width, such as a transformer, would show
+# depth alone.
 
 # %% [markdown]
 # ## 10.3 Why some noise helps: a world where it can be derived
@@ -714,9 +719,8 @@ report("ch10", "several blocks or times against the chosen one", one=alone,
        blocks_joined=all_blocks, times_joined=all_times, difformer=fused.mean())
 
 # %% [markdown]
-# Several blocks know more than the best: joined, they gain about ten points,
-# and most of what they add stands in places that the best block lacks (fine
-# grids, and both sides of the middle). Several times add less, for they show
+# Several blocks know more than the best: joined, they gain about ten points.
+# Several times add less, for they show
 # the same block. The transformer on nine pooled tokens does no better than the
 # linear head on their 512 numbers: with 1,000 rows the larger head has no
 # advantage. DifFormer's sibling **DifFeed** (2311.17921) goes further and looks
