@@ -378,15 +378,15 @@ claim("F30", "its summit is over 10 points above each control, on each split",
 # So a network that was never told of classes lets a line read them, with more
 # than twice the pixels' accuracy, and noise makes its features *better*: up to
 # the summit each step of the curve is worth over two paired standard errors on
-# average, and then it falls steeply, when the shape drowns. (The first split chose
-# the least noise: 200 validation rows are few, and the choice cost it some points.) DDAE found the same form on CIFAR-10
-# (2303.09769). In the first block there is little but edges and colour; towards
-# the last one the network turns from what is there to how its pixels look. Two
-# cautions. First, these are a *preview's* features: both encoders, trained for
-# this one purpose, read nearly every image. (SimCLR needed no labels either,
-# but it was told by its augmentations what to ignore, which is most of the task
-# here.) Second, the untrained network's row is the best of its nine blocks on
-# the *test* rows, to its favour, and still stays near chance.
+# average, and then it falls steeply, when the shape drowns. (The first split
+# chose the least noise: 200 validation rows are few, and the choice cost it
+# some points.) DDAE found the same form on CIFAR-10 (2303.09769). At either end
+# of the network the probe reads less. Two cautions. First, these are a
+# *preview's* features: both encoders, trained for this one purpose, read nearly
+# every image. (SimCLR needed no labels either, but it was told by its
+# augmentations what to ignore, which is most of the task here.) Second, the
+# untrained network's number is the best of its nine blocks on the *test* rows,
+# to its favour, and still stays near chance.
 #
 # **Is it the block, or its width?** The outer blocks have 16 channels, and a
 # head that sees 96 numbers has an easier task than one that sees 16. So let
