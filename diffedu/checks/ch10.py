@@ -55,8 +55,8 @@ def _right(fit: Fit, x: Tensor, y: Tensor, rows: Tensor, asked: Tensor) -> float
 
 def _search(
     cells: Tensor, y: Tensor, train: Tensor, test: Tensor, fit: Fit,
-    fitted: str = "fit", asked: str = "held", sign: float = 1.0, refit: bool = True,
-    first: bool = False,
+    fitted: str = "fit", asked: str = "held", sign: float = 1.0, refit: str = "train",
+    first: bool = False, last: bool = False,
 ) -> tuple[int, float]:  # fmt: skip
     fifth = len(train) // 5
     held, kept = (train[:fifth], train[fifth:]) if first else (
@@ -65,7 +65,9 @@ def _search(
             "all": torch.cat([train, test])}  # fmt: skip
     scores = [sign * _right(fit, x, y, rows[fitted], rows[asked]) for x in cells]
     best = scores.index(max(scores))
-    return best, _right(fit, cells[best], y, rows["train" if refit else "fit"], test)
+    if last:
+        best = len(scores) - 1 - scores[::-1].index(max(scores))
+    return best, _right(fit, cells[best], y, rows[refit], test)
 
 
 def _best_of_validation(
@@ -81,6 +83,13 @@ def _scored_on_train(
 ) -> tuple[int, float]:
     best, _ = _search(cells, y, train, test, fit)
     return best, _right(fit, cells[best], y, train, train)
+
+
+def _unnumbered(
+    cells: Tensor, y: Tensor, train: Tensor, test: Tensor, fit: Fit
+) -> tuple[int, float]:
+    order = torch.arange(len(train) + len(test))
+    return _search(cells, y, order[: len(train)], order[len(train) :], fit)
 
 
 search = Exercise(
@@ -101,7 +110,17 @@ search = Exercise(
         "the cell is chosen on the training rows that fitted it, all of them":
             lambda *a: _search(*a, fitted="train", asked="train"),
         "the chosen head is not fitted anew to all training rows":
-            lambda *a: _search(*a, refit=False),
+            lambda *a: _search(*a, refit="fit"),
+        "the chosen head is fitted anew to the validation rows alone":
+            lambda *a: _search(*a, refit="held"),
+        "the chosen head is fitted to the test rows as well":
+            lambda *a: _search(*a, refit="all"),
+        "of equal cells the last is chosen; the first one is asked for":
+            lambda *a: _search(*a, last=True),
+        "`train` and `test` are taken for counts; they hold the numbers of the rows":
+            _unnumbered,
+        "the two results are exchanged":
+            lambda *a: _search(*a)[::-1],
         "the accuracy is that of the validation rows, where the test rows' is asked":
             _best_of_validation,
         "the accuracy is that of the training rows, where the test rows' is asked":
@@ -181,6 +200,26 @@ def _without_alpha(denoise: Denoiser, x0: Tensor, t: float, eps: Tensor) -> Tens
     return x0 + _noised(denoise, x0 * 0, t, eps)
 
 
+def _exchanged(denoise: Denoiser, x0: Tensor, t: float, eps: Tensor) -> Tensor:
+    return _noised(denoise, eps, t, x0)
+
+
+def _one_each(
+    denoise: Denoiser, block: str, x0: Tensor, times: list[float], noises: Tensor
+) -> Tensor:
+    drawn = [noises[k % len(noises)][None] for k in range(len(times))]
+    looks = [_averaged(denoise, block, x0, [t], e)
+             for t, e in zip(times, drawn, strict=True)]  # fmt: skip
+    return torch.cat(looks)
+
+
+def _over_times(
+    denoise: Denoiser, block: str, x0: Tensor, times: list[float], noises: Tensor
+) -> Tensor:
+    found = _averaged(denoise, block, x0, times, noises)
+    return found.mean(0, keepdim=True).expand_as(found)
+
+
 averaged = Exercise(
     "averaged",
     draw=_looking,
@@ -192,6 +231,12 @@ averaged = Exercise(
             lambda d, b, x, t, e: _averaged(d, b, x, t, e[-1:]),
         "only the first noise counts":
             lambda d, b, x, t, e: _averaged(d, b, x, t, e[:1]),
+        "each time sees a noise of its own; each must see all of them":
+            _one_each,
+        "the times are averaged too; each keeps features of its own":
+            _over_times,
+        "alpha and sigma are exchanged":
+            lambda *a: _averaged(*a, noised=_exchanged),
         "the features of all noises are summed, where their mean is asked":
             lambda d, b, x, t, e: _averaged(d, b, x, t, e) * len(e),
         "the largest value over the places is taken, where their mean is asked":

@@ -51,6 +51,19 @@ def _log_inside(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _spread(a, b)[0], -2 * off.mean()
 
 
+def _counted(
+    a: Tensor, b: Tensor, pairs: float, own: float = 0.0, sign: float = -1.0
+) -> tuple[Tensor, Tensor]:
+    """Uniformity as a sum over `pairs` orders of a pair, divided by N (N - 1)."""
+    n, far = len(a), torch.pdist(normalize(a)).square()
+    total = pairs * (2 * sign * far).exp().sum() + own * n
+    return _spread(a, b)[0], (total / (n * (n - 1))).log()
+
+
+def _cosines(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return (normalize(a) * normalize(b)).sum(1).mean(), _spread(a, b)[1]
+
+
 alignment_uniformity = Exercise(
     "alignment_uniformity",
     draw=_views,
@@ -64,6 +77,14 @@ alignment_uniformity = Exercise(
             lambda a, b: _spread(a, b, length=lambda x: normalize(x, dim=0)),
         "a sample's distance to itself is counted in the uniformity":
             lambda a, b: _spread(a, b, own=True),
+        "a sample's distance to itself is in the sum of N (N - 1) pairs":
+            lambda a, b: _counted(a, b, 2.0, own=1.0),
+        "each pair is counted once in the sum, and divided by N (N - 1)":
+            lambda a, b: _counted(a, b, 1.0),
+        "the sign in the exponent of the uniformity is wrong":
+            lambda a, b: _counted(a, b, 2.0, sign=1.0),
+        "alignment is the cosine, where a squared distance is asked":
+            _cosines,
         "alignment takes distances, where squared ones are asked":
             lambda a, b: _spread(a, b, power=1.0),
         "alignment compares every sample of a with every sample of b":
@@ -103,8 +124,8 @@ def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
 
 
 def _biased(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    k, l = (m - m.mean(0) - m.mean(1, keepdim=True) + m.mean() for m in (k, l))  # noqa: E741
-    return (k * l).sum()
+    k, m = (z - z.mean(0) - z.mean(1, keepdim=True) + z.mean() for z in (k, l))
+    return (k * m).sum()
 
 
 def _cosine(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
@@ -121,6 +142,20 @@ def _cka(
 ) -> Tensor:  # fmt: skip
     k, l = off(a @ a.T), off(b @ b.T)  # noqa: E741
     return hsic(k, l) / (hsic(k, k) * hsic(l, l)).abs() ** power
+
+
+def _summed(
+    k: Tensor, l: Tensor, mixed: float = -2.0, entries: bool = False  # noqa: E741
+) -> Tensor:  # fmt: skip
+    n = len(k)
+    first = (k @ l).sum() if entries else (k * l).sum()
+    middle = k.sum() * l.sum() / ((n - 1) * (n - 2))
+    return first + middle + mixed / (n - 2) * (k.sum(0) @ l.sum(0))
+
+
+def _one_diagonal(a: Tensor, b: Tensor) -> Tensor:
+    k, m = _no_diagonal(a @ a.T), b @ b.T
+    return _hsic(k, m) / (_hsic(k, k) * _hsic(m, m)).sqrt()
 
 
 cka = Exercise(
@@ -146,12 +181,17 @@ cka = Exercise(
             lambda a, b: _cka(a, b, lambda k, m: (k * m).sum()
                 - 2 / (len(k) - 2) * (k.sum(0) @ m.sum(0))),
         "the mixed term of the column sums is missing":
-            lambda a, b: _cka(a, b, lambda k, m: (k * m).sum()
-                + k.sum() * m.sum() / ((len(k) - 1) * (len(k) - 2))),
+            lambda a, b: _cka(a, b, lambda k, m: _summed(k, m, 0.0)),
         "the mixed term has the factor 1; it is subtracted twice":
-            lambda a, b: _cka(a, b, lambda k, m: (k * m).sum()
-                + k.sum() * m.sum() / ((len(k) - 1) * (len(k) - 2))
-                - (k.sum(0) @ m.sum(0)) / (len(k) - 2)),
+            lambda a, b: _cka(a, b, lambda k, m: _summed(k, m, -1.0)),
+        "the mixed term is added; it must be subtracted":
+            lambda a, b: _cka(a, b, lambda k, m: _summed(k, m, 2.0)),
+        "all entries of K L are summed, where its trace is asked":
+            lambda a, b: _cka(a, b, lambda k, m: _summed(k, m, entries=True)),
+        "one of the two diagonals is kept":
+            _one_diagonal,
+        "the rows are scaled to length 1 first; CKA takes features as they are":
+            lambda a, b: _cka(normalize(a), normalize(b)),
     },
 )  # fmt: skip
 
@@ -181,6 +221,11 @@ def _over_channels(h: Tensor, query: Tensor) -> Tensor:
     )
 
 
+def _by_rows(h: Tensor, query: Tensor) -> Tensor:
+    scores = torch.einsum("c,bchv->bhv", query, h) * h.shape[1] ** -0.5
+    return torch.einsum("bhv,bchv->bc", scores.softmax(2), h)
+
+
 attend = Exercise(
     "attend",
     draw=_maps,
@@ -190,6 +235,14 @@ attend = Exercise(
             lambda h, q: _attend(h, q, scale=lambda c: 1.0),
         "the scores are divided by the width, where its root is asked":
             lambda h, q: _attend(h, q, scale=lambda c: 1 / c),
+        "the scores are divided by the root of the number of places, not channels":
+            lambda h, q: _attend(h, q, scale=lambda c: h[0, 0].numel() ** -0.5),
+        "the softmax runs along each row of places; all places of an image share it":
+            _by_rows,
+        "each place is weighed by itself (a sigmoid); the weights must sum to 1":
+            lambda h, q: _attend(h, q, weigh=lambda s: s.sigmoid()),
+        "it is the largest value of each channel: the query is not used":
+            lambda h, q: h.amax((2, 3)),
         "the softmax runs over the samples, where the places of each are weighed":
             lambda h, q: _attend(h, q, weigh=lambda s: s.softmax(0)),
         "the softmax runs over the channels, where the places are weighed":
