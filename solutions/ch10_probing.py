@@ -239,7 +239,8 @@ for k, t in enumerate((0.1, 0.6)):
 # <details><summary>Hint 2: the equation</summary>
 #
 # Both tables are symmetric: $\mathrm{tr}(KL)$ is the sum of their elementwise product,
-# and $1^\top K L 1$ the inner product of their column sums.
+# and $1^\top K L 1$ the inner product of their column sums. The factor
+# $1/(n(n-3))$ cancels in CKA.
 #
 # </details>
 #
