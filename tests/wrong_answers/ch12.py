@@ -1,0 +1,184 @@
+"""Wrong answers to chapter 12's exercises, and what the reader is told."""
+
+from __future__ import annotations
+
+import torch
+
+
+def errors_of(predict, x0, alpha, sigma, eps, classes, noise=None, measure=None):
+    noise = noise or (lambda j, c: eps[j])
+    measure = measure or (lambda gap: gap.square().sum(1))
+    out = x0.new_zeros(len(x0), classes)
+    for j in range(len(alpha)):
+        for c in range(classes):
+            e = noise(j, c)
+            seen = predict(alpha[j] * x0 + sigma[j] * e, j, c)
+            out[:, c] += measure(seen - e) / len(alpha)
+    return out
+
+
+def error_unpaired(predict, x0, alpha, sigma, eps, classes):
+    errors = errors_of(
+        predict, x0, alpha, sigma, eps, classes, lambda j, c: eps[(j + c) % len(eps)]
+    )
+    return errors, errors.argmin(1)
+
+
+def error_one_noise(predict, x0, alpha, sigma, eps, classes):
+    errors = errors_of(predict, x0, alpha, sigma, eps, classes, lambda j, c: eps[0])
+    return errors, errors.argmin(1)
+
+
+def error_largest(*inputs):
+    errors = errors_of(*inputs)
+    return errors, errors.argmax(1)
+
+
+def error_for_batch(*inputs):
+    errors = errors_of(*inputs)
+    return errors, errors.mean(0).argmin().repeat(len(errors))
+
+
+def error_exchanged(predict, x0, alpha, sigma, eps, classes):
+    errors = errors_of(predict, x0, sigma, alpha, eps, classes)
+    return errors, errors.argmin(1)
+
+
+def error_unsquared(*inputs):
+    errors = errors_of(*inputs, measure=lambda gap: gap.norm(dim=1))
+    return errors, errors.argmin(1)
+
+
+def error_absolute(*inputs):
+    errors = errors_of(*inputs, measure=lambda gap: gap.abs().sum(1))
+    return errors, errors.argmin(1)
+
+
+def error_mean(*inputs):
+    errors = errors_of(*inputs, measure=lambda gap: gap.square().mean(1))
+    return errors, errors.argmin(1)
+
+
+def error_sum(*inputs):
+    errors = errors_of(*inputs)
+    return errors * len(inputs[2]), errors.argmin(1)
+
+
+def error_of_data(predict, x0, alpha, sigma, eps, classes):
+    def seen(x, j, c):
+        return predict(x, j, c) + eps[j] - x0
+
+    errors = errors_of(seen, x0, alpha, sigma, eps, classes)
+    return errors, errors.argmin(1)
+
+
+def kept(total, alive, keep):
+    least = total.masked_fill(~alive, torch.inf).topk(keep, 1, largest=False).indices
+    return torch.zeros_like(alive).scatter(1, least, True)
+
+
+def kept_resurrected(total, alive, keep):
+    return kept(total, torch.ones_like(alive), keep)
+
+
+def kept_largest(total, alive, keep):
+    most = total.masked_fill(~alive, -torch.inf).topk(keep, 1).indices
+    return torch.zeros_like(alive).scatter(1, most, True)
+
+
+def kept_without(total, alive, keep):
+    return alive & ~kept_largest(total, alive, keep)
+
+
+def kept_for_batch(total, alive, keep):
+    least = total.mean(0).topk(keep, largest=False).indices
+    out = torch.zeros_like(alive)
+    out[:, least] = True
+    return out
+
+
+def kept_exchanged(total, alive, keep):
+    return alive & ~kept(total, alive, keep)
+
+
+def posterior_with(errors, width, log_prior):
+    return torch.log_softmax(log_prior - width / 2 * errors.mean(0), 1)
+
+
+def posterior_without_prior(errors, width, log_prior):
+    return posterior_with(errors, width, torch.zeros_like(log_prior))
+
+
+def posterior_with_shares(errors, width, log_prior):
+    return posterior_with(errors, width, log_prior.exp())
+
+
+def posterior_without_half(errors, width, log_prior):
+    return posterior_with(errors, 2 * width, log_prior)
+
+
+def posterior_unweighted(errors, width, log_prior):
+    return torch.log_softmax(log_prior - errors.mean(0), 1)
+
+
+def posterior_upside_down(errors, width, log_prior):
+    return posterior_with(-errors, width, log_prior)
+
+
+def posterior_of_sum(errors, width, log_prior):
+    return torch.log_softmax(log_prior - width / 2 * errors.sum(0), 1)
+
+
+def posterior_raw(errors, width, log_prior):
+    return log_prior - width / 2 * errors.mean(0)
+
+
+def posterior_over_batch(errors, width, log_prior):
+    return torch.log_softmax(log_prior - width / 2 * errors.mean(0), 0)
+
+
+def posterior_as_shares(errors, width, log_prior):
+    return posterior_with(errors, width, log_prior).exp()
+
+
+def posterior_averaged(errors, width, log_prior):
+    return torch.log_softmax(log_prior - width / 2 * errors, 2).mean(0)
+
+
+WRONG = {
+    "least_error": [
+        (error_unpaired, "must share the draw"),
+        (error_one_noise, "one draw of noise serves all"),
+        (error_largest, "largest error is taken"),
+        (error_for_batch, "chosen for the whole batch"),
+        (error_exchanged, "alpha and sigma are exchanged"),
+        (error_unsquared, "the error is not squared"),
+        (error_absolute, "absolute values are summed"),
+        (error_mean, "averaged over the coordinates"),
+        (error_sum, "the looks are summed"),
+        (error_of_data, "compared with the clean data"),
+        (lambda *inputs: None, "returned None"),
+    ],
+    "survivors": [
+        (kept_resurrected, "come back"),
+        (kept_largest, "largest errors are kept"),
+        (kept_without, "so many are to stay"),
+        (kept_for_batch, "for the whole batch"),
+        (kept_exchanged, "are exchanged"),
+        (lambda total, alive, keep: alive, "nothing is dropped"),
+        (lambda total, alive, keep: kept(total, alive, keep + 1), "one class too many"),
+        (lambda total, alive, keep: kept(total, alive, keep - 1), "one class too few"),
+    ],
+    "posterior": [
+        (posterior_without_prior, "prior is forgotten"),
+        (posterior_with_shares, "not as its logarithm"),
+        (posterior_without_half, "half before the integral"),
+        (posterior_unweighted, "half and width are missing"),
+        (posterior_upside_down, "large errors make a class likely"),
+        (posterior_of_sum, "width times their mean"),
+        (posterior_raw, "not normalised"),
+        (posterior_over_batch, "over the batch"),
+        (posterior_as_shares, "where their logarithms are asked"),
+        (posterior_averaged, "single looks are averaged"),
+    ],
+}
