@@ -62,7 +62,9 @@ def _one_for_all(*inputs):
 
 
 def _of_x0(predict, x0, *rest):
-    return _decided(predict, x0, *rest, error=lambda seen, e: (seen - x0).square().sum(1))
+    return _decided(
+        predict, x0, *rest, error=lambda seen, e: (seen - x0).square().sum(1)
+    )
 
 
 def _same_look(predict, x0, alpha, sigma, eps, classes):
