@@ -11,6 +11,7 @@ import torch
 
 from diffedu import GaussianMixture, representations, schedules, style
 from diffedu.checks import ch12 as check
+
 style.use()
 
 # %% [markdown]
