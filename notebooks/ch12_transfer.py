@@ -622,7 +622,8 @@ settings = {"as it should be": {"log_prior": shares}, "prior forgotten": {},
 slips = {}
 for name, options in settings.items():
     found = representations.diffusion_classify(
-        denoise, many, classes, torch.Generator().manual_seed(6), looks=(16,), **options)
+        denoise, many, classes, torch.Generator().manual_seed(6), looks=(16,),
+        **options)
     slips[name] = found.prediction
 
 # %% [markdown]
@@ -664,7 +665,7 @@ report("ch12", "accuracy of the slips", names=list(scores),
 # %% [markdown]
 # | what you see | look for |
 # |---|---|
-# | accuracy rises very slowly with the looks | noise or time of its own for each class |
+# | accuracy rises very slowly | noise or time of its own for each class |
 # | it levels off below Bayes | uniform times; a range of log-SNR too narrow |
 # | common classes are missed | the prior, in nats, belongs to the score |
 # | always the first class | ties: the label does not arrive |

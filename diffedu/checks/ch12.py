@@ -1,4 +1,4 @@
-"""Checks of chapter 12's exercises: paired errors, rounds of elimination, posteriors."""
+"""Checks of chapter 12's exercises: paired errors, rounds, posteriors."""
 
 from __future__ import annotations
 
