@@ -6,13 +6,35 @@ from diffedu.representations.classifiers import (
     diffusion_classify,
     likelihood_classify,
 )
+from diffedu.representations.contrastive import (
+    augment,
+    nt_xent,
+    projector,
+    simclr_loss,
+    two_views,
+    vicreg,
+    vicreg_loss,
+    vicreg_terms,
+)
 from diffedu.representations.looks import denoising_errors, even_places
+from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
 
 __all__ = [
     "DiffusionClassifier",
+    "LowRankMixture",
     "Verdict",
+    "augment",
     "denoising_errors",
     "diffusion_classify",
     "even_places",
     "likelihood_classify",
+    "low_rank_mixture",
+    "nt_xent",
+    "projector",
+    "simclr_loss",
+    "two_views",
+    "typical_snr",
+    "vicreg",
+    "vicreg_loss",
+    "vicreg_terms",
 ]
