@@ -16,12 +16,27 @@ from diffedu.representations.contrastive import (
     vicreg_loss,
     vicreg_terms,
 )
-from diffedu.representations.looks import denoising_errors, even_places
-from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
+from diffedu.representations.looks import (
+    denoising_errors,
+    even_places,
+)
+from diffedu.representations.methods import (
+    METHODS,
+    Method,
+    table_2,
+    table_2_text,
+)
+from diffedu.representations.molrg import (
+    LowRankMixture,
+    low_rank_mixture,
+    typical_snr,
+)
 
 __all__ = [
     "DiffusionClassifier",
     "LowRankMixture",
+    "METHODS",
+    "Method",
     "Verdict",
     "augment",
     "denoising_errors",
@@ -32,6 +47,8 @@ __all__ = [
     "nt_xent",
     "projector",
     "simclr_loss",
+    "table_2",
+    "table_2_text",
     "two_views",
     "typical_snr",
     "vicreg",
