@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 12: classifiers out of denoisers, and students
 #
-# Exercises on [chapter 12](../notebooks/ch12_transfer.ipynb). Shapes are given
+# Five exercises on [chapter 12](../notebooks/ch12_transfer.ipynb). Shapes are given
 # with each, and no function draws noise of its own unless it says so. After each
 # check a cell uses your function.
 
@@ -228,3 +228,134 @@ for c in range(3):
 ax.set(xlabel="$p(c|x)$ by Bayes' rule", ylabel="by denoising errors")
 ax.set_title("Errors know the posterior")
 style.show(fig, "Points of three colours along the diagonal of the unit square.")
+
+# %% [markdown]
+# ## Exercise 4. REINFORCE with a baseline
+#
+# *Difficulty 3 of 5 · 30 minutes*
+#
+# A policy answers logits $\theta_i\in\mathbb R^K$ for each of $B$ images and draws
+# arm $a_i$ with probability $\pi_i = \operatorname{softmax}(\theta_i)$. It is paid
+# $R_i$. The estimate that climbs the mean reward is, for each image's logits,
+#
+# $$g_i = \tfrac1B\,(R_i - b_i)\,\nabla_{\theta_i}\log\pi_i(a_i),$$
+#
+# and it is unbiased for every $b_i$ that does not depend on $a_i$. Take for $b_i$
+# the mean reward of the *other* samples.
+#
+# Write `policy_gradient(logits, arms, rewards)`: `logits` of shape (B, K), `arms`
+# (B,) of whole numbers, `rewards` (B,); result of shape (B, K). By hand, or by
+# autograd. What you should see: with a baseline the estimates scatter less around
+# the same exact gradient.
+#
+# <details><summary>Hint 1: a nudge</summary>
+#
+# Which logits does the logarithm of one softmax entry depend on? All of them.
+#
+# </details>
+#
+# <details><summary>Hint 2: the equation</summary>
+#
+# $\partial\log\pi(a)/\partial\theta_k = [k = a] - \pi_k$, and
+# $b_i = \big(\sum_j R_j - R_i\big)/(B-1)$.
+#
+# </details>
+#
+# <details><summary>Hint 3: the shape of the code</summary>
+#
+# Three lines: the baselines, shape (B,); the pushes, shape (B, K), from a one-hot
+# table minus a softmax; their product, with the mean's factor.
+#
+# </details>
+
+# %% tags=["solution:policy_gradient"]
+def policy_gradient(logits, arms, rewards):
+    """An unbiased estimate (B, K) of the gradient of the mean reward."""
+    ### BEGIN SOLUTION
+    baseline = (rewards.sum() - rewards) / (len(rewards) - 1)
+    push = torch.nn.functional.one_hot(arms, logits.shape[1]) - logits.softmax(1)
+    return (rewards - baseline)[:, None] * push / len(rewards)
+    ### END SOLUTION
+
+# %% tags=["check:policy_gradient", "points:2"]
+check.policy_gradient(policy_gradient)
+
+# %% [markdown]
+# Three arms pay 5, 6 and 7, and eight images share their logits. Their sum of
+# gradients is known exactly; here are 2,000 estimates of it, by your function and
+# without a baseline:
+
+# %%
+logits, pay = torch.zeros(8, 3), torch.tensor([5.0, 6.0, 7.0])
+dice = torch.Generator().manual_seed(0)
+drawn = torch.randint(3, (2000, 8), generator=dice)
+push = torch.nn.functional.one_hot(drawn, 3) - 1 / 3
+plain = (pay[drawn][..., None] * push).mean(1)
+yours = torch.stack([policy_gradient(logits, a, pay[a]).sum(0) for a in drawn])
+print("exact             ", [round(float(v), 2) for v in (pay - 6) / 3])
+for name, found in {"without baseline": plain, "yours": yours}.items():
+    mean, scatter = found.mean(0), found.std(0)
+    print(f"{name:17s}  mean of the last {mean[2]:.2f}, scatter {scatter[2]:.2f}")
+
+# %% [markdown]
+# ## Exercise 5. What DreamTeacher minimises
+#
+# *Difficulty 2 of 5 · 20 minutes*
+#
+# A regressor answers for the teacher on $L$ levels. The loss (2407.00783, eq. 17)
+# compares each answer with the teacher's features after a LayerNorm without
+# weights: at each place they get mean 0 and variance 1 *over the channels*
+# (the variance divides by C, and $10^{-5}$ is added to it),
+#
+# $$\frac1L\sum_l \operatorname{mean}\big(f^r_l - \operatorname{LayerNorm}(f^e_l)
+# \big)^2 .$$
+#
+# Write `regression_loss(predicted, teacher)`: two lists of tensors (B, C_l, H_l,
+# W_l), result of shape (). The student learns from it, and the teacher does not.
+# What you should see: multiplying the teacher by 100 changes nothing.
+#
+# <details><summary>Hint 1: a nudge</summary>
+#
+# Which axis of (B, C, H, W) holds what one place says? And who is frozen?
+#
+# </details>
+#
+# <details><summary>Hint 2: the equation</summary>
+#
+# $\operatorname{LayerNorm}(h)_c = (h_c - \mu)/\sqrt{v + 10^{-5}}$ with
+# $\mu = \tfrac1C\sum_c h_c$ and $v = \tfrac1C\sum_c(h_c-\mu)^2$, place by place.
+#
+# </details>
+#
+# <details><summary>Hint 3: the shape of the code</summary>
+#
+# A loop over `zip(predicted, teacher)`; in it detach, take `mean` and `var` with
+# `dim=1, keepdim=True`, and append a mean of squares. Stack them, and take a mean.
+#
+# </details>
+
+# %% tags=["solution:regression_loss"]
+def regression_loss(predicted, teacher):
+    """The survey's equation 17, with means for its sums; shape ()."""
+    ### BEGIN SOLUTION
+    levels = []
+    for answer, aim in zip(predicted, teacher):
+        aim = aim.detach()
+        spread = (aim.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        aim = (aim - aim.mean(1, keepdim=True)) / spread
+        levels.append((answer - aim).square().mean())
+    return torch.stack(levels).mean()
+    ### END SOLUTION
+
+# %% tags=["check:regression_loss", "points:2"]
+check.regression_loss(regression_loss)
+
+# %% [markdown]
+# The teacher's units don't matter any more:
+
+# %%
+dice = torch.Generator().manual_seed(0)
+answers, states = torch.randn(2, 1, 4, 8, 5, 5, generator=dice)
+for scale in (1, 100):
+    loss = regression_loss(list(answers), list(scale * states))
+    print(f"teacher times {scale:3d}: loss {loss:.3f}")

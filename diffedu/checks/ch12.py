@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffedu.checks.ch12_students import policy_gradient, regression_loss
 from diffedu.checks.machinery import Exercise
+
+__all__ = [
+    "least_error",
+    "policy_gradient",
+    "posterior",
+    "regression_loss",
+    "survivors",
+]
 
 
 def _number(low: int, high: int, generator: torch.Generator) -> int:

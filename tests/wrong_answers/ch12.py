@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 
 def errors_of(predict, x0, alpha, sigma, eps, classes, noise=None, measure=None):
@@ -145,6 +146,97 @@ def posterior_averaged(errors, width, log_prior):
     return torch.log_softmax(log_prior - width / 2 * errors, 2).mean(0)
 
 
+def gradient(logits, arms, weights, axis=1):
+    push = F.one_hot(arms, logits.shape[1]) - logits.softmax(axis)
+    return weights[:, None] * push / len(logits)
+
+
+def others(rewards):
+    return (rewards.sum() - rewards) / (len(rewards) - 1)
+
+
+def gradient_down(logits, arms, rewards):
+    return -gradient(logits, arms, rewards - others(rewards))
+
+
+def gradient_own_reward(logits, arms, rewards):
+    return gradient(logits, arms, rewards - rewards.mean())
+
+
+def gradient_no_baseline(logits, arms, rewards):
+    return gradient(logits, arms, rewards)
+
+
+def gradient_summed(logits, arms, rewards):
+    return gradient(logits, arms, rewards - others(rewards)) * len(rewards)
+
+
+def gradient_added(logits, arms, rewards):
+    return gradient(logits, arms, rewards + others(rewards))
+
+
+def gradient_without_softmax(logits, arms, rewards):
+    push = F.one_hot(arms, logits.shape[1]) - logits
+    return (rewards - others(rewards))[:, None] * push / len(logits)
+
+
+def gradient_of_the_drawn_arm(logits, arms, rewards):
+    push = F.one_hot(arms, logits.shape[1]).to(rewards.dtype)
+    return (rewards - others(rewards))[:, None] * push / len(logits)
+
+
+def gradient_of_probability(logits, arms, rewards):
+    shares = logits.softmax(1)[range(len(arms)), arms]
+    return gradient(logits, arms, (rewards - others(rewards)) * shares)
+
+
+def gradient_over_samples(logits, arms, rewards):
+    return gradient(logits, arms, rewards - others(rewards), axis=0)
+
+
+def level_loss(predicted, teacher, axes=1, eps=1e-5):
+    losses = []
+    for p, h in zip(predicted, teacher, strict=True):
+        h = h.detach()
+        spread = (h.var(axes, keepdim=True, correction=0) + eps).sqrt()
+        aim = (h - h.mean(axes, keepdim=True)) / spread
+        losses.append(F.mse_loss(p, aim))
+    return losses
+
+
+def loss_summed(predicted, teacher):
+    return sum(level_loss(predicted, teacher))
+
+
+def loss_over_maps(predicted, teacher):
+    return torch.stack(level_loss(predicted, teacher, axes=(1, 2, 3))).mean()
+
+
+def loss_over_places(predicted, teacher):
+    return torch.stack(level_loss(predicted, teacher, axes=(2, 3))).mean()
+
+
+def loss_raw(predicted, teacher):
+    pairs = zip(predicted, teacher, strict=True)
+    return torch.stack([F.mse_loss(p, t.detach()) for p, t in pairs]).mean()
+
+
+def loss_student_normalised(predicted, teacher):
+    return torch.stack(level_loss(teacher, predicted)).mean()
+
+
+def loss_into_teacher(predicted, teacher):
+    losses = []
+    for p, h in zip(predicted, teacher, strict=True):
+        spread = (h.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+        losses.append(F.mse_loss(p, (h - h.mean(1, keepdim=True)) / spread))
+    return torch.stack(losses).mean()
+
+
+def loss_detached(predicted, teacher):
+    return torch.stack(level_loss([p.detach() for p in predicted], teacher)).mean()
+
+
 WRONG = {
     "least_error": [
         (error_unpaired, "must share the draw"),
@@ -180,5 +272,25 @@ WRONG = {
         (posterior_over_batch, "over the batch"),
         (posterior_as_shares, "where their logarithms are asked"),
         (posterior_averaged, "single looks are averaged"),
+    ],
+    "policy_gradient": [
+        (gradient_down, "the sign is that of a loss"),
+        (gradient_own_reward, "contains the sample's own reward"),
+        (gradient_no_baseline, "no baseline is taken away"),
+        (gradient_summed, "the samples are summed"),
+        (gradient_added, "the baseline is added"),
+        (gradient_without_softmax, "the softmax is missing"),
+        (gradient_of_the_drawn_arm, "only the arm that was drawn is pushed"),
+        (gradient_of_probability, "it is the gradient of the probability"),
+        (gradient_over_samples, "the softmax is taken over the samples"),
+    ],
+    "regression_loss": [
+        (loss_summed, "the levels are summed"),
+        (loss_over_maps, "over the whole map"),
+        (loss_over_places, "channel by channel"),
+        (loss_raw, "the teacher is not normalised"),
+        (loss_student_normalised, "the student's answer is normalised, and the"),
+        (loss_into_teacher, "a gradient reaches the teacher"),
+        (loss_detached, "no gradient reaches the student"),
     ],
 }
