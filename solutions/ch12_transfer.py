@@ -339,7 +339,7 @@ def regression_loss(predicted, teacher):
     """The survey's equation 17, with means for its sums; shape ()."""
     ### BEGIN SOLUTION
     levels = []
-    for answer, aim in zip(predicted, teacher):
+    for answer, aim in zip(predicted, teacher, strict=True):
         aim = aim.detach()
         spread = (aim.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
         aim = (aim - aim.mean(1, keepdim=True)) / spread
