@@ -358,12 +358,16 @@ control = torch.stack(found).mean()
 tints = {"shared noise": style.colour("ddim"), "own noise": style.colour("ancestral"),
          "uniform times": style.colour("dpm_solver_2"),
          "uniform, own noise": style.colour("dpm_solver_pp_2m")}
+names = {"shared noise": "likelihood, shared noise",
+         "own noise": "likelihood, own noise",
+         "uniform times": "uniform times, shared noise",
+         "uniform, own noise": "uniform times, own noise"}
 
 
 def draw_oracle(ax):
     """Means of ten groups, with the middle eight as a band."""
     for name, found in oracle.items():
-        ax.plot(counts, found.mean(1), "-o", color=tints[name], label=name)
+        ax.plot(counts, found.mean(1), "-o", color=tints[name], label=names[name])
         low, high = found.sort(1).values[:, [1, -2]].T
         ax.fill_between(counts, low, high, color=tints[name], alpha=0.13, lw=0)
     ax.axhline(bayes, color=style.colour("truth"), ls=":")
@@ -376,7 +380,7 @@ def draw_digits(ax):
     for name, found in learned.items():
         ms = counts[: found.shape[1]]
         ax.plot(ms, found.T, "-", color=tints[name], lw=0.8, alpha=0.5)
-        ax.plot(ms, found.mean(0), "-o", color=tints[name], label=name)
+        ax.plot(ms, found.mean(0), "-o", color=tints[name], label=names[name])
     ax.axhline(control, color=style.colour("data"), ls="--")
     ax.text(1, control + 0.015, "random class embedding", color=style.colour("data"))
     ax.set_title("Digits: uniform times win")
@@ -385,9 +389,10 @@ def draw_digits(ax):
 fig, axes = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True)
 draw_oracle(axes[0])
 draw_digits(axes[1])
-for ax in axes:
+for ax, ticks in zip(axes, (counts, counts[:4]), strict=True):
     ax.set(xscale="log", xlabel="looks at each class", ylim=(0, 1.03))
-    ax.set_xticks(counts, counts)
+    ax.set_xticks(ticks, ticks)
+    ax.minorticks_off()
     ax.legend(loc="lower right")
 axes[0].set_ylabel("accuracy")
 style.show(fig, "Accuracy against looks. Oracle: shared noise rises from a half to "
