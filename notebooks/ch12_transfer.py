@@ -700,7 +700,7 @@ ax.text(0.69, 6.6, "always class 0", ha="right", color=style.colour("ancestral")
 ax.text(best + 0.01, 6.6, "Bayes", color=style.colour("truth"))
 ax.invert_yaxis()
 ax.set(xlabel="accuracy", xlim=(0, 1))
-ax.set_title("Half of the slips are no better than one class", pad=16)
+ax.set_title("Half of the slips are no better than always class 0", pad=16)
 style.show(fig, "Horizontal bars of accuracy for the right classifier and six slips.")
 report("ch12", "accuracy of the slips", names=list(scores),
        accuracy=list(scores.values()), bayes=best)
