@@ -667,11 +667,8 @@ report("ch12", "accuracy under corruption, 20 images a setting", harms=list(harm
 # blocks at $t = 0.2$.
 
 # %%
-import copy
-
 from diffedu import features, metrics, nets
 from diffedu.claims import budget, recorded, save_recorded
-from diffedu.worlds.shapeworld import ShapeWorld, hue_bucket
 
 teacher = recipes.load("shapeworld_unet")
 shapes = ShapeWorld(32, "plain_rotated")
