@@ -105,7 +105,7 @@ print(f"right: {(decided == label).double().mean():.2f}, Bayes {best:.2f}")
 # race, and `keep` is how many go on. Classes alive have had equally many looks;
 # those dropped before have had fewer. Answer a mask (B, C), True for the `keep`
 # classes of each sample that have the least error and are alive. At least `keep`
-# are. What you should see below: the same decisions for a third of the looks.
+# are. What you should see below: nearly all decisions, for a fifth of the looks.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
