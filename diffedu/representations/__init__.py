@@ -1,6 +1,24 @@
 """What representations of images are good for, and how they are made without labels."""
 
-from diffedu.representations.levels import choose_levels, improve
+from diffedu.representations.contrastive import (
+    augment,
+    nt_xent,
+    projector,
+    simclr_loss,
+    two_views,
+    vicreg,
+    vicreg_loss,
+    vicreg_terms,
+)
+from diffedu.representations.levels import (
+    choose_levels,
+    improve,
+)
+from diffedu.representations.molrg import (
+    LowRankMixture,
+    low_rank_mixture,
+    typical_snr,
+)
 from diffedu.representations.policy import (
     Bandit,
     Policy,
@@ -30,11 +48,13 @@ from diffedu.representations.transfer import (
 __all__ = [
     "Bandit",
     "FeatureRegressor",
+    "LowRankMixture",
     "Policy",
     "PyramidPooling",
     "accuracy",
     "attention_loss",
     "attention_map",
+    "augment",
     "choose_levels",
     "draw",
     "dream_loss",
@@ -44,9 +64,18 @@ __all__ = [
     "hint_loss",
     "improve",
     "leave_one_out",
+    "low_rank_mixture",
+    "nt_xent",
     "pretrain",
+    "projector",
     "regression_loss",
     "reinforce_loss",
+    "simclr_loss",
     "soft_label_loss",
+    "two_views",
+    "typical_snr",
+    "vicreg",
+    "vicreg_loss",
+    "vicreg_terms",
     "whiten",
 ]
