@@ -856,28 +856,26 @@ style.show(fig, "Probe accuracy against labelled images for four networks, two d
            "splits as dots: the teacher, the student taught by it, one taught by an "
            "untrained teacher, and one untaught.")
 means = {name: torch.tensor(dream[name]).mean(0) for name in LOOKS}
-margin = [[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in
-          zip(dream["DreamTeacher"], dream["untaught"], strict=True)]
-claim("ch12", "with 200 and 400 labels the taught student beats the untaught one, on "
-      "both splits", min(m for row in margin for m in row[1:]) > 0.02,
-      DreamTeacher=means["DreamTeacher"], untaught=means["untaught"],
-      untrained_teacher=means["untrained teacher"],
+taught, untaught, control = (torch.tensor(dream[name]) for name in (
+    "DreamTeacher", "untaught", "untrained teacher"))
+claim("ch12", "the taught student beats the untaught one with 200 and 400 labels, and "
+      "with 400 the one of an untrained teacher, on both splits",
+      (taught - untaught)[:, 1:].min() > 0.02 and (taught - control)[:, 2].min() > 0.02,
+      **{name.replace(" ", "_"): mean for name, mean in means.items()},
+      share_kept=(taught.mean(0) - 1 / 8) / (means["the teacher itself"] - 1 / 8),
       control_shuffled=torch.tensor(dream["shuffled labels"]).mean(0))
+report("ch12", "fine-tuned as a whole on 200 labels, 80 steps, none of it shows",
+       **{name.replace(" ", "_"): [run[name] for run in dream["fine-tuned"]]
+          for name in dream["fine-tuned"][0]})
 
 # %% [markdown]
-# With 400 labels the taught student reads about twice what the untaught one reads,
-# and more than the one whose teacher was never trained. That one gains something,
-# too: to predict *any* smooth function of images is some exercise. The student
-# stays well behind its teacher, after two hundred steps on six hundred images.
-#
-# Frozen features are one use of a student. The paper fine-tunes it, and there
-# nothing can be shown at this size:
-
-# %%
-tuned_runs = {name: [run[name] for run in dream["fine-tuned"]]
-              for name in dream["fine-tuned"][0]}
-report("ch12", "fine-tuned as a whole on 200 labels, two splits",
-       **{name.replace(" ", "_"): both for name, both in tuned_runs.items()})
+# A good part of what the teacher has above chance (`share_kept`) arrives in a
+# student with an eighth of its parameters, taught for 200 steps without a label. An
+# untrained teacher gives something too: to answer for random features of an image
+# one must look at the image. The lead over it is knowledge. But fine-tune *all* of
+# the network on 200 labels, and nothing of the lead is left; on one split it turns
+# round. The paper pretrains far longer, on far more images, and leads after
+# fine-tuning. We claim what the frozen features show and no more.
 
 # %% [markdown]
 # ## 12.12 A policy, and the gradient of what it earns
