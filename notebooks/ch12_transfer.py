@@ -422,7 +422,7 @@ report("F39", "digits: the likelihood's weighting, shared noise",
 # %% [markdown]
 # Read the two panels against each other. On the oracle uniform times are ahead
 # at first, as they waste no looks on the ends, and level off a tenth below Bayes.
-# On digits they win outright, as in the paper. That is no contradiction. Bayes'
+# On digits they win outright. That is no contradiction. Bayes'
 # rule with a *wrong* model is not optimal, and what this network errs at low
 # noise is mostly its own. Besides, digits have 17 grey levels: below their
 # distance there is nothing to read about the class, and the likelihood listens
