@@ -44,8 +44,8 @@ def regression_loss(predicted: Maps, teacher: Maps, normalise: bool = True) -> T
         predicted: the regressor's answers, one (B, C_l, H_l, W_l) a level.
         teacher: the teacher's hidden states, of the same shapes; no gradient
             reaches them.
-        normalise: whiten the teacher. Without it the level, and in it the channel,
-            with the largest numbers decides alone.
+        normalise: whiten the teacher. Without it the level with the largest numbers
+            decides; channels of one level keep their shares either way.
 
     Returns:
         shape (): the mean over elements, then over levels.
