@@ -126,7 +126,7 @@ loudness = torch.sin(torch.pi * path.time_of_log_snr(levels))
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.2))
 for c in range(4):
     left.plot(*x0[label == c].T, ".", ms=4, color=style.colour(str(c)), label=f"{c}")
-left.plot(*between, "k+", ms=12)
+left.plot(*between, "P", ms=11, color="black", mec="white")
 left.set(xlabel="$x_1$", ylabel="$x_2$", title="Four classes in thin sheets")
 left.legend(ncol=4, loc="upper center", title="class", handletextpad=0.1)
 left.set_ylim(-0.2, 0.3)
@@ -393,7 +393,7 @@ for ax, ticks in zip(axes, (counts, counts[:4]), strict=True):
     ax.set(xscale="log", xlabel="looks at each class", ylim=(0, 1.03))
     ax.set_xticks(ticks, ticks)
     ax.minorticks_off()
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
 axes[0].set_ylabel("accuracy")
 style.show(fig, "Accuracy against looks. Oracle: shared noise rises from a half to "
            "Bayes' line, own noise starts lower and needs about four times as many, "
@@ -529,7 +529,7 @@ for k, level in enumerate(chance):
     ax.plot([k - 0.4, k + 0.4], [level] * 2, ":", color=style.colour("truth"))
 ax.set_xticks(range(3), tasks)
 ax.set(ylabel="accuracy", ylim=(0, 1.05))
-ax.set_title("Pairs that no training showed, read from errors")
+ax.set_title("Held-out pairs are read about as well as seen ones")
 ax.legend(loc="upper right")
 style.show(fig, "Bars of accuracy for seen and held-out pairs in three tasks, with a "
            "dotted line at chance and dots for two splits.")
