@@ -874,8 +874,9 @@ report("ch12", "fine-tuned as a whole on 200 labels, 80 steps, none of it shows"
 # untrained teacher gives something too: to answer for random features of an image
 # one must look at the image. The lead over it is knowledge. But fine-tune *all* of
 # the network on 200 labels, and nothing of the lead is left; on both splits the
-# untaught one is ahead, once by a hair. The paper pretrains far longer, on far more
-# images, and leads after fine-tuning. We claim what the frozen features show and no more.
+# untaught one is ahead, once by a hair. The paper pretrains far longer, on far
+# more images, and leads after fine-tuning. We claim what the frozen features show
+# and no more.
 
 # %% [markdown]
 # ## 12.12 A policy, and the gradient of what it earns
