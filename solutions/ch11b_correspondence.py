@@ -134,8 +134,8 @@ check.match(match)
 net = recipes.load("shapeworld_unet")
 seen = features.extract(net, pairs.both, 0.2, ["up.1", "up.2"], pool="none", draws=2,
                         generator=torch.Generator().manual_seed(0))
-for name, maps in seen.items():
-    for kind, m in {"raw": maps, "standardised": correspondence.standardise(maps)}.items():
+for name, raw in seen.items():
+    for kind, m in (("raw", raw), ("standardised", correspondence.standardise(raw))):
         value = pairs.score(match(*m.chunk(2), pairs.points)).mean()
         print(f"{name}, {kind}: PCK {value:.2f}")
 
@@ -180,7 +180,7 @@ def mix(cells, shrink, scores):
     ### BEGIN SOLUTION
     weights = scores.flatten().softmax(0).reshape(scores.shape)
     total = 0
-    for row, matrix, maps in zip(weights, shrink, cells):
+    for row, matrix, maps in zip(weights, shrink, cells, strict=True):
         total = total + torch.einsum("s,dc,snchw->ndhw", row, matrix, maps)
     return total
     ### END SOLUTION

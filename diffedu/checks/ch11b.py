@@ -191,8 +191,8 @@ match = Exercise(
         "the length is taken over places; a vector's length is over channels": (
             lambda *a: _best(*a, lengths="places")
         ),
-        "the distance is used; a cosine ignores how long a vector is": lambda *a: (
-            _best(*a, lengths="distance")
+        "the distance is used; a cosine ignores how long a vector is": lambda *a: _best(
+            *a, lengths="distance"
         ),
         "the least similar place is taken": lambda *a: _best(*a, sign=-1.0),
         "the flat index is split by the height; rows are as long as the width": (
@@ -214,9 +214,7 @@ def _cells_inputs(dice: torch.Generator) -> dict[str, object]:
     times += times == blocks  # so that the two axes cannot be taken for each other
     width = _size(3, 5, dice)
     channels = [2 + i + _size(0, 1, dice) for i in range(blocks)]
-    cells = [
-        1 + torch.randn(times, n, c, 4, 4, generator=dice) for c in channels
-    ]
+    cells = [1 + torch.randn(times, n, c, 4, 4, generator=dice) for c in channels]
     shrink = [torch.randn(width, c, generator=dice) for c in channels]
     return {"cells": cells, "shrink": shrink,
             "scores": 1.5 * torch.randn(blocks, times, generator=dice)}  # fmt: skip

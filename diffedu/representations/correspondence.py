@@ -41,7 +41,7 @@ def dift(
     Raises:
         ValueError: as `features.extract`, or if the block's state is no map.
 
-    Source: (arXiv 2306.03881, section 4).
+    Source: (arXiv 2306.03881).
     """
     seen = features.extract(
         denoise, images, t, [block], pool="none", draws=draws, generator=generator,
@@ -161,7 +161,7 @@ def match(
     Raises:
         ValueError: as `similarity`.
 
-    Source: p2 = argmax cos(F2[p], F1[p1]) (arXiv 2306.03881, section 3).
+    Source: p2 = argmax cos(F2[p], F1[p1]) (arXiv 2306.03881).
     """
     return peaks(similarity(source, target, points, grid))
 

@@ -211,5 +211,3 @@ def pck(
     )
     hits = (near <= radius[:, None, None]) & counted
     return (hits.sum(2) / counted.sum(2).clamp(min=1)).amax(1)
-
-

@@ -173,7 +173,9 @@ def mix_detached(cells, shrink, scores):
 
 def _fuse(a, b, alpha, beta=None, unit=lambda m: F.normalize(m, dim=1)):
     b = F.interpolate(b, size=a.shape[2:], mode="bilinear")
-    return torch.cat([alpha * unit(a), (1 - alpha if beta is None else beta) * unit(b)], 1)
+    return torch.cat(
+        [alpha * unit(a), (1 - alpha if beta is None else beta) * unit(b)], 1
+    )
 
 
 def fuse_raw(a, b, alpha):
@@ -193,7 +195,9 @@ def fuse_half_weighted(a, b, alpha):
 
 
 def fuse_over_places(a, b, alpha):
-    return _fuse(a, b, alpha, unit=lambda m: F.normalize(m.flatten(2), dim=2).view_as(m))
+    return _fuse(
+        a, b, alpha, unit=lambda m: F.normalize(m.flatten(2), dim=2).view_as(m)
+    )
 
 
 def fuse_early(a, b, alpha):
