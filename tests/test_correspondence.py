@@ -118,8 +118,10 @@ def test_fused_maps_have_the_ends_of_both():
     whole, half = correspondence.fuse(a, b, 1.0), correspondence.fuse(a, b, 0.5)
     assert_close(half[:, :3].norm(dim=1), torch.full((2, 8, 8), 0.5))
     assert torch.equal(
-        correspondence.match(whole, whole.flip(3), at),
-        correspondence.match(torch.nn.functional.normalize(a, dim=1), a.flip(3), at),
+        correspondence.match(whole, whole.flip(3), at, grid=None),
+        correspondence.match(
+            torch.nn.functional.normalize(a, dim=1), a.flip(3), at, grid=None
+        ),
     )
 
 

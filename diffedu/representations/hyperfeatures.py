@@ -159,12 +159,11 @@ def learn(
         f"maps of {first.shape[1]} images do not belong to {n} pairs; extract them "
         "from pairs.both",
     )
-    with torch.random.fork_rng(devices=[]):
-        seed = torch.randint(2**31, (), generator=generator)
-        torch.manual_seed(int(seed))
-        mix = Hyperfeatures(
-            {name: m.shape[2] for name, m in maps.items()}, len(first), width, grid
-        )
+    channels = {name: m.shape[2] for name, m in maps.items()}
+    mix = Hyperfeatures(channels, len(first), width, grid)
+    for each in mix.bottleneck:
+        bound = each.in_channels**-0.5
+        nn.init.uniform_(each.weight, -bound, bound, generator=generator)
 
     def loss(rows: Tensor, dice: torch.Generator) -> Tensor:
         chosen = pairs[rows]
@@ -177,9 +176,8 @@ def learn(
             + matching_loss(back, chosen.points, chosen.symmetry)
         )
 
-    dice = torch.Generator().manual_seed(int(seed))
-    rows = [torch.randperm(n, generator=dice)[:batch] for _ in range(steps)]
+    rows = [torch.randperm(n, generator=generator)[:batch] for _ in range(steps)]
     for _ in fit(mix, loss, lambda step: rows[step], steps=steps, lr=lr, ema=None,
-                 generator=dice, progress=False):  # fmt: skip
+                 generator=generator, progress=False):  # fmt: skip
         pass
     return mix.eval()
