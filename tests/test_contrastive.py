@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffedu import nets
-from diffedu.representations import contrastive
+from diffedu.representations import views
 from diffedu.representations.contrastive import (
     augment,
     move,
@@ -164,7 +164,7 @@ def test_moving_keeps_the_object():
     mask = (drawn.parts > 0).float()[:, None]
     moved = move(mask, seeded())
     ratio = moved.sum((1, 2, 3)) / mask.sum((1, 2, 3))
-    zoom = contrastive.ZOOM**2
+    zoom = views.ZOOM**2
     assert (ratio < 1.05 * zoom).all() and (ratio > 0.95 / zoom / 1.7).all()
     assert 0.8 < float(ratio.median()) < 1.2
     # and the picture's object moves with its mask: the border is background
@@ -184,7 +184,7 @@ def test_moving_a_disc_is_a_similarity():
     torch.testing.assert_close(xx, yy, rtol=0.03, atol=0)
     assert float((xy / xx).abs().max()) < 0.03
     centres = torch.cat([m.flatten() for m in means])
-    assert 0.1 < float(centres.abs().max()) < contrastive.SHIFT * 1.5 * 1.25
+    assert 0.1 < float(centres.abs().max()) < views.SHIFT * 1.5 * 1.25
 
 
 def test_recolouring_keeps_the_outline():

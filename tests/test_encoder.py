@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffedu import nets
+from diffedu import metrics, nets, recipes
+from diffedu.recipes import HELD_OUT, RECIPES
+from diffedu.recipes.data import shape_images
 
 
 @pytest.fixture
@@ -86,3 +88,47 @@ def test_wrong_images(images):
         net(images[:, :, :16, :16])
     with pytest.raises(ValueError, match="float64"):
         net.features(images.double())
+
+
+# As they are shipped
+
+
+def accuracy_of_probe(net: nets.Encoder, n: int = 400) -> float:
+    """A linear probe's accuracy on n held-out images, fitted to n others."""
+    first, second = (shape_images(n, start, 32) for start in (2**30, HELD_OUT))
+    with torch.no_grad():
+        seen, new = (net.features(shown["x0"]) for shown in (first, second))
+    probe = metrics.linear_probe(
+        seen, first["label"], new, second["label"], generator=seeded()
+    )
+    return probe.accuracy
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def untrained(build) -> nets.Encoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(32)
+
+
+def test_the_shipped_classifier_names_held_out_shapes():
+    net, shown = recipes.load("shapeworld_supervised"), shape_images(400, HELD_OUT, 32)
+    right = net(shown["x0"]).argmax(1) == shown["label"]
+    assert float(right.float().mean()) > 0.97
+
+
+def test_the_shipped_teacher_knows_shapes_it_was_never_told():
+    net = recipes.load("shapeworld_simclr")
+    assert net.head is None and not net.training
+    before = accuracy_of_probe(untrained(RECIPES["shapeworld_simclr"].build))
+    assert before < 0.45
+    assert accuracy_of_probe(net) > before + 0.2
+
+
+def test_a_label_to_be_answered_is_no_condition():
+    recipe = RECIPES["shapeworld_supervised"]
+    net = untrained(recipe.build)
+    assert recipes.measure(recipe, net, 32, n=8).keys() == {"loss"}

@@ -4,8 +4,9 @@
 of the same names and shapes on a CPU.
 """
 
+from diffedu.recipes.data import HELD_OUT
 from diffedu.recipes.shelf import CHECKPOINTS, card, load, measure
-from diffedu.recipes.table import HELD_OUT, RECIPES, Recipe, Size
+from diffedu.recipes.table import RECIPES, Recipe, Size
 from diffedu.recipes.train import main, network, train
 
 __all__ = [

@@ -11,7 +11,8 @@ from torch import nn
 
 from diffedu import training
 from diffedu.errors import lookup, require
-from diffedu.recipes.table import HELD_OUT, RECIPES, Recipe
+from diffedu.recipes.data import HELD_OUT
+from diffedu.recipes.table import RECIPES, Recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from diffedu import claims, training
 from diffedu.errors import lookup
+from diffedu.recipes.data import VARIANT
 from diffedu.recipes.shelf import CHECKPOINTS, load, measure
-from diffedu.recipes.table import RECIPES, VARIANT, Recipe, Size
+from diffedu.recipes.table import RECIPES, Recipe, Size
 from diffedu.training.files import write_atomically
 
 RUNS = Path("runs")

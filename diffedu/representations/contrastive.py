@@ -1,13 +1,12 @@
 """Features without labels: two views of one image agree, those of others do not.
 
 SimCLR and VICReg differ in what keeps all images from getting one answer: other
-images push away, or the spread of each feature is held up. What the views have in
-common is what can be learned, so the augmentations decide what the features know.
+images push away, or the spread of each feature is held up. What the views (views.py)
+have in common is what can be learned.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -15,101 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffedu.errors import require, require_same_shape
+from diffedu.representations.views import augment, move, recolour, two_views
+
+__all__ = [
+    "VICRegTerms",
+    "augment",
+    "move",
+    "nt_xent",
+    "projector",
+    "recolour",
+    "simclr_loss",
+    "two_views",
+    "vicreg",
+    "vicreg_loss",
+    "vicreg_terms",
+]
 
 TEMPERATURE = 0.2
-ZOOM, SHIFT = 1.25, 0.2  # at most so many times larger or smaller; half widths
-SQUEEZE = 0.2  # colours keep at least this share of their distance
-
-
-def augment(
-    x: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    geometry: bool = True,
-    colour: bool = True,
-) -> Tensor:
-    """Another view of each image: moved (`move`), and painted anew (`recolour`).
-
-    Args:
-        x: images in [-1, 1], shape (B, C, H, W).
-        generator: source of the random numbers.
-        geometry: whether to move.
-        colour: whether to recolour.
-
-    Returns:
-        images in [-1, 1], of x's shape.
-
-    Raises:
-        ValueError: if x is no batch of floating-point images.
-    """
-    _check_images(x)
-    x = move(x, generator) if geometry else x
-    return recolour(x, generator) if colour else x
-
-
-def two_views(
-    x: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    geometry: bool = True,
-    colour: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Two independent augmentations of the same images; arguments as `augment`."""
-    first, second = (
-        augment(x, generator, geometry=geometry, colour=colour) for _ in range(2)
-    )
-    return first, second
-
-
-def move(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Turn, mirror, zoom and shift each image; its border goes on outside.
-
-    The crop of this course: any angle, a mirror image in half of the cases, up to
-    1.25 times larger or smaller, a shift of at most a tenth of the image.
-
-    Args:
-        x: images, shape (B, C, H, W).
-        generator: source of the random numbers.
-
-    Returns:
-        x's shape.
-    """
-    n = len(x)
-    angle = _uniform(x, (n,), 0, 2 * math.pi, generator)
-    zoom = _uniform(x, (n,), -math.log(ZOOM), math.log(ZOOM), generator).exp()
-    mirror = _uniform(x, (n,), -1, 1, generator).sign()
-    shift = _uniform(x, (n, 2), -SHIFT, SHIFT, generator)
-    c, s = angle.cos() * zoom, angle.sin() * zoom
-    turn = torch.stack([c * mirror, -s, s * mirror, c], -1).view(n, 2, 2)
-    grid = F.affine_grid(
-        torch.cat([turn, shift[..., None]], -1), list(x.shape), align_corners=False
-    )
-    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-def recolour(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Send the colours of each image through a random affine map.
-
-    Hue, polarity and brightness change, and so do the angles between colours, which
-    a mere turn of the hue would keep: an image could be known again by them. Two
-    colours stay at least a fifth of their distance apart before the last scaling.
-
-    Args:
-        x: images in [-1, 1], shape (B, C, H, W).
-        generator: source of the random numbers.
-
-    Returns:
-        x's shape, scaled down where the map leaves [-1, 1].
-    """
-    n, channels = x.shape[:2]
-    squeeze = _uniform(x, (n, channels), SQUEEZE, 1, generator)
-    turns = _normal(x, (2, n, channels, channels), generator)
-    first, second = torch.linalg.qr(turns).Q
-    flips = _uniform(x, (n, channels), -1, 1, generator).sign()
-    shift = _uniform(x, (n, channels, 1, 1), -0.3, 0.3, generator)
-    matrix = first * (squeeze * flips)[:, None] @ second.mT
-    painted = torch.einsum("bdc,bchw->bdhw", matrix, x) + shift
-    return painted / painted.abs().amax((1, 2, 3), keepdim=True).clamp(min=1)
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -282,42 +203,10 @@ def _projections(
     return first, second
 
 
-def _check_images(x: Tensor) -> None:
-    require(
-        isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point(),
-        f"x is {getattr(x, 'dtype', type(x).__name__)} of shape "
-        f"{tuple(getattr(x, 'shape', ()))}; views are made of floating-point images "
-        "(B, C, H, W)",
-    )
-
-
 def _check_projections(z1: Tensor, z2: Tensor) -> None:
     require_same_shape(z1, z2, "z1 and z2")
     require(
         z1.dim() == 2 and len(z1) >= 2,
         f"projections have shape {tuple(z1.shape)}; they are (B, D) with B of 2 or "
         "more: an image is told apart from others",
-    )
-
-
-def _uniform(
-    x: Tensor,
-    shape: tuple[int, ...],
-    low: float,
-    high: float,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Uniform numbers in [low, high) of x's dtype, moved to its device."""
-    device = generator.device if generator is not None else x.device
-    u = torch.rand(shape, dtype=x.dtype, device=device, generator=generator)
-    return (low + (high - low) * u).to(x.device)
-
-
-def _normal(
-    x: Tensor, shape: tuple[int, ...], generator: torch.Generator | None
-) -> Tensor:
-    """Standard normal numbers of x's dtype, moved to its device."""
-    device = generator.device if generator is not None else x.device
-    return torch.randn(shape, dtype=x.dtype, device=device, generator=generator).to(
-        x.device
     )

@@ -31,7 +31,7 @@ class LowRankMixture:
     Raises:
         ValueError: if a shape or number does not fit, or a basis is not orthonormal.
 
-    Source: (2502.05743, section 3); equal to its noisy MoLRG.
+    Source: (2502.05743), there the noisy MoLRG.
     """
 
     bases: Tensor
@@ -58,11 +58,14 @@ class LowRankMixture:
         device = generator.device if generator is not None else "cpu"
         label = torch.randint(classes, (n,), generator=generator, device=device)
         label = label.to(self.bases.device)
-        basis = self.bases[label]
-        a = normal_like(self.bases.new_empty(n, rank, 1), generator)
-        e = normal_like(self.bases.new_empty(n, dim, 1), generator)
-        off = e - basis @ (basis.mT @ e)
-        return (basis @ a + self.delta * off).squeeze(-1), label
+        a = normal_like(self.bases.new_empty(n, rank), generator)
+        e = normal_like(self.bases.new_empty(n, dim), generator)
+        # U_k (a - delta U_k' e) + delta e, for the class of each point
+        pull = torch.einsum("kde,nd->nke", self.bases, e)
+        all_classes = torch.einsum(
+            "kde,nke->nkd", self.bases, a[:, None] - self.delta * pull
+        )
+        return all_classes[torch.arange(n), label] + self.delta * e, label
 
     def energies(self, x: Tensor) -> Tensor:
         """|U_k' x|^2, how much of x lies in each subspace: (N, D) -> (N, K)."""
