@@ -10,14 +10,24 @@ from diffedu.representations.contrastive import (
     vicreg_loss,
     vicreg_terms,
 )
+from diffedu.representations.correspondence import dift, fuse, match
+from diffedu.representations.hyperfeatures import Hyperfeatures
+from diffedu.representations.keypoints import Pairs, pck, shape_pairs
 from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
 
 __all__ = [
+    "Hyperfeatures",
     "LowRankMixture",
+    "Pairs",
     "augment",
+    "dift",
+    "fuse",
     "low_rank_mixture",
+    "match",
     "nt_xent",
+    "pck",
     "projector",
+    "shape_pairs",
     "simclr_loss",
     "two_views",
     "typical_snr",
