@@ -243,3 +243,61 @@ low, high = (correspondence.standardise(seen[name]) for name in ("up.1", "up.2")
 for alpha in (0.0, 0.5, 1.0):
     value = pairs.score(match(*fuse(high, low, alpha).chunk(2), pairs.points)).mean()
     print(f"up.2 with weight {alpha:g}, up.1 with the rest: PCK {value:.2f}")
+
+# %% [markdown]
+# ## Exercise 5. Swap a word, add a word, weigh a word
+#
+# *Difficulty 3 of 5 · 30 minutes*
+#
+# Prompt-to-prompt (2208.01626, section 3.2) draws a source and its edited twin side
+# by side. In the twin's cross-attention, column $j$ of the map becomes
+#
+# $$\hat M_{ij} = c_j\cdot\begin{cases}M_{i,A(j)} & A(j)\ge 0\\ M^*_{ij} & A(j) =
+# -1\end{cases}\quad\text{while } t > 1-\tau,\qquad \hat M = M^*\text{ afterwards.}$$
+#
+# $M$ is the source's map, $M^*$ the twin's own, $A(j)$ the place of the twin's word $j$
+# in the source's caption ($-1$ where the source lacks it), and $c_j$ the strength of
+# word $j$. Time runs from 1, noise, to 0. Rows are *not* scaled back to sum 1, and the
+# values are the twin's.
+#
+# Write `inject_words(source, edited, values, alignment, strength, t, tau)`: `source` and
+# `edited` maps of shape (B, heads, N, L), `values` (B, heads, L, d), `alignment` (B, L)
+# int64, `strength` (B, L), `t` of shape (B,), and one number `tau`. The answer is the
+# output of the attention, $\hat M V$, of shape (B, heads, N, d).
+#
+# <details><summary>Hint 1: a nudge</summary>
+#
+# Three questions, one after the other: which column of which map, how strong, and is
+# it early enough? Answer the last one for each pair of the batch by itself.
+#
+# </details>
+#
+# <details><summary>Hint 2: the equation</summary>
+#
+# Build the map of the formula for all pairs, as though all were early; then take it
+# where $t > 1-\tau$ and the twin's own map elsewhere; then multiply by $V$. An index
+# of $-1$ must not reach `gather`: make it 0 first, and throw that column away after.
+#
+# </details>
+#
+# <details><summary>Hint 3: the shape of the code</summary>
+#
+# `source.gather(-1, index)` with `index` of shape (B, heads, N, L): give the alignment
+# two axes, `alignment[:, None, None, :]`, and `expand_as(source)`. Two `torch.where`:
+# one on the alignment's sign, one on the time, of shape (B, 1, 1, 1).
+#
+# </details>
+
+# %% tags=["solution:inject_words"]
+def inject_words(source, edited, values, alignment, strength, t, tau):
+    """The output of a twin's cross-attention, edited while the noise is high."""
+    ### BEGIN SOLUTION
+    place = alignment[:, None, None, :]
+    shared = source.gather(-1, place.clamp(min=0).expand_as(source))
+    maps = torch.where(place >= 0, shared, edited) * strength[:, None, None, :]
+    early = (t > 1 - tau)[:, None, None, None]
+    return torch.where(early, maps, edited) @ values
+    ### END SOLUTION
+
+# %% tags=["check:inject_words", "points:3"]
+check.inject_words(inject_words)

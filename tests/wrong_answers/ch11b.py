@@ -212,6 +212,82 @@ def fuse_repeated(a, b, alpha):
     )
 
 
+def inject(source, edited, values, alignment, strength, t, tau):
+    place = alignment[:, None, None, :]
+    kept = source.gather(-1, place.clamp(min=0).expand_as(source))
+    maps = torch.where(place >= 0, kept, edited) * strength[:, None, None, :]
+    return torch.where((t > 1 - tau)[:, None, None, None], maps, edited) @ values
+
+
+def inject_mirrored(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment, strength, 1 - t, tau)
+
+
+def inject_until_tau(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment, strength, t, 1 - tau)
+
+
+def inject_always(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment, strength, torch.ones_like(t), 1)
+
+
+def inject_first_time(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment, strength, t[0].expand(len(t)), tau)
+
+
+def inject_nothing(source, edited, values, alignment, strength, t, tau):
+    return edited @ values
+
+
+def inject_from_the_end(source, edited, values, alignment, strength, t, tau):
+    maps = torch.stack([s[..., a] for s, a in zip(source, alignment, strict=True)])
+    maps = maps * strength[:, None, None, :]
+    return torch.where((t > 1 - tau)[:, None, None, None], maps, edited) @ values
+
+
+def inject_clamped(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment.clamp(min=0), strength, t, tau)
+
+
+def inject_unaligned(source, edited, values, alignment, strength, t, tau):
+    same = torch.arange(alignment.shape[1]).expand_as(alignment)
+    return inject(source, edited, values, same, strength, t, tau)
+
+
+def inject_backwards(source, edited, values, alignment, strength, t, tau):
+    inverse = torch.full_like(alignment, -1)
+    for row, places in enumerate(alignment.tolist()):
+        for word, place in enumerate(places):
+            if place >= 0:
+                inverse[row, place] = word
+    return inject(source, edited, values, inverse, strength, t, tau)
+
+
+def inject_one_alignment(source, edited, values, alignment, strength, t, tau):
+    first = alignment[:1].expand_as(alignment)
+    return inject(source, edited, values, first, strength, t, tau)
+
+
+def inject_scaled_back(source, edited, values, alignment, strength, t, tau):
+    place = alignment[:, None, None, :]
+    kept = source.gather(-1, place.clamp(min=0).expand_as(source))
+    maps = torch.where(place >= 0, kept, edited) * strength[:, None, None, :]
+    maps = maps / maps.sum(-1, keepdim=True)
+    return torch.where((t > 1 - tau)[:, None, None, None], maps, edited) @ values
+
+
+def inject_unweighed(source, edited, values, alignment, strength, t, tau):
+    return inject(source, edited, values, alignment, strength * 0 + 1, t, tau)
+
+
+def inject_weighed_late(source, edited, values, alignment, strength, t, tau):
+    place = alignment[:, None, None, :]
+    kept = source.gather(-1, place.clamp(min=0).expand_as(source))
+    maps = torch.where(place >= 0, kept, edited)
+    maps = torch.where((t > 1 - tau)[:, None, None, None], maps, edited)
+    return (maps * strength[:, None, None, :]) @ values
+
+
 WRONG = {
     "pck": [
         (pck_of_one, "the share is taken of 1"),
@@ -252,5 +328,21 @@ WRONG = {
         (fuse_over_places, "over channels"),
         (fuse_early, "before it is enlarged"),
         (fuse_repeated, "by repeating pixels"),
+    ],
+    "inject_words": [
+        (inject_mirrored, "on at low noise"),
+        (inject_until_tau, "ends where t = tau"),
+        (inject_always, "t is not asked"),
+        (inject_first_time, "the time of the first one"),
+        (inject_nothing, "never edited"),
+        (inject_from_the_end, "counts from the end"),
+        (inject_clamped, "map of the source's first one"),
+        (inject_unaligned, "taken as it stands"),
+        (inject_backwards, "used backwards"),
+        (inject_one_alignment, "the alignment of the first one"),
+        (inject_scaled_back, "scaled back to sum 1"),
+        (inject_unweighed, "strengths are not used"),
+        (inject_weighed_late, "after the edit has ended"),
+        (lambda *inputs: None, "returned None"),
     ],
 }
