@@ -260,8 +260,8 @@ for alpha in (0.0, 0.5, 1.0):
 # word $j$. Time runs from 1, noise, to 0. Rows are *not* scaled back to sum 1, and the
 # values are the twin's.
 #
-# Write `inject_words(source, edited, values, alignment, strength, t, tau)`: `source` and
-# `edited` maps of shape (B, heads, N, L), `values` (B, heads, L, d), `alignment` (B, L)
+# Write `inject_words(source, edited, values, alignment, strength, t, tau)`: `source`
+# and `edited` maps of shape (B, heads, N, L), `values` (B, heads, L, d), `alignment` (B, L)
 # int64, `strength` (B, L), `t` of shape (B,), and one number `tau`. The answer is the
 # output of the attention, $\hat M V$, of shape (B, heads, N, d).
 #
