@@ -95,7 +95,8 @@ inject_words = Exercise(
         "the twin is never edited": _to_map(early=lambda t, tau: t != t),
         "an index of -1 counts from the end: a new word gets the map of the "
         "source's last one": _to_map(column=_last_word),
-        "a new word gets the map of the source's first one": _to_map(column=_first_word),
+        "a new word gets the map of the source's first one":
+            _to_map(column=_first_word),
         "the alignment is not used: the source's map is taken as it stands":
             _to_map(column=lambda source, edited, alignment: source),
         "the alignment is used backwards, from the source's words to the twin's":
