@@ -262,8 +262,8 @@ for alpha in (0.0, 0.5, 1.0):
 #
 # Write `inject_words(source, edited, values, alignment, strength, t, tau)`: `source`
 # and `edited` maps of shape (B, heads, N, L), `values` (B, heads, L, d), `alignment`
-# (B, L) int64, `strength` (B, L), `t` of shape (B,), and one number `tau`. The answer is the
-# output of the attention, $\hat M V$, of shape (B, heads, N, d).
+# (B, L) int64, `strength` (B, L), `t` of shape (B,), and one number `tau`. The answer
+# is the output of the attention, $\hat M V$, of shape (B, heads, N, d).
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
