@@ -13,11 +13,14 @@ from diffedu.representations.contrastive import (
 from diffedu.representations.correspondence import dift, fuse, match
 from diffedu.representations.hyperfeatures import Hyperfeatures
 from diffedu.representations.keypoints import Pairs, pck, shape_pairs
+from diffedu.representations.methods import METHODS, Method, table_2, table_2_text
 from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
 
 __all__ = [
+    "METHODS",
     "Hyperfeatures",
     "LowRankMixture",
+    "Method",
     "Pairs",
     "augment",
     "dift",
@@ -29,6 +32,8 @@ __all__ = [
     "projector",
     "shape_pairs",
     "simclr_loss",
+    "table_2",
+    "table_2_text",
     "two_views",
     "typical_snr",
     "vicreg",
