@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 from torch import Tensor
@@ -232,6 +232,7 @@ def test_alignments_of_captions():
         same_word(SOURCE, ADDED[:, :3])
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))
 def test_edited_maps_take_each_column_from_where_it_is_due(seed, b, n, words):
     dice = torch.Generator().manual_seed(seed)
@@ -270,6 +271,9 @@ def test_a_pair_remembers_where_its_words_looked():
     x = torch.cat([noise(), noise(seed=2)])
     guidance.ClassifierFree(pair, 2.0)(x, 0.4, caption=captions())
     assert_close(pair.last, attention_maps(DENOISE, x, 0.4, captions()))
+    one = PromptToPrompt(DENOISE, 0.0, 0.0, shown=CROSS[2:])
+    one(x, 0.4, caption=captions())
+    assert_close(one.last, attention_maps(DENOISE, x, 0.4, captions(), CROSS[2:]))
 
 
 def test_maps_that_cannot_be_drawn():
@@ -324,6 +328,7 @@ def test_blending_keeps_the_source_outside_of_the_mask():
         ({"self_attention": -0.1}, "self_attention is the share"),
         ({"alignment": "refined"}, 'did you mean "refine"'),
         ({"factors": [1.0, float("nan")]}, "factors holds 1 values"),
+        ({"shown": ["up.1.cross"]}, 'did you mean "up.1.cross.attend"'),
     ],
 )
 def test_prompt_to_prompt_refuses(options, message):

@@ -45,6 +45,7 @@ class PromptToPrompt(Paired):
             "refine", for words added or left out.
         factors: strength of each word of the edited captions, (L,) or (B, L); 1 leaves
             a word alone.
+        shown: cross-attention products whose maps `last` averages; None is all.
 
     Attributes:
         last: where each word looked at the last call with captions, before any edit,
@@ -64,6 +65,7 @@ class PromptToPrompt(Paired):
         self_attention: float = 0.4,
         alignment: str = "swap",
         factors: Tensor | Sequence[float] | None = None,
+        shown: Sequence[str] | None = None,
     ) -> None:
         super().__init__(inner)
         self.cross = share_of(cross, "cross")
@@ -77,6 +79,9 @@ class PromptToPrompt(Paired):
         require(
             bool(self.crosses), "this network reads no captions: no cross-attention"
         )
+        self.shown = self.crosses if shown is None else list(shown)
+        for name in self.shown:
+            lookup(dict.fromkeys(self.crosses), name, "cross-attention")
         self.last: Tensor | None = None
         self._seen: list[Tensor] = []
 
@@ -87,19 +92,20 @@ class PromptToPrompt(Paired):
         alignment = self.align(*caption.chunk(2))
         self._seen = []
         changes: dict[str, Change] = {
-            name: self._edit_words(alignment, t > 1 - self.cross)
+            name: self._edit_words(alignment, t > 1 - self.cross, name in self.shown)
             for name in self.crosses
         }
         if t > 1 - self.self_attention:
             changes |= dict.fromkeys(self.selves, source_map)
         return changes
 
-    def _edit_words(self, alignment: Tensor, on: bool) -> Change:
+    def _edit_words(self, alignment: Tensor, on: bool, shown: bool) -> Change:
         """The change of one cross-attention; it notes the maps first."""
 
         def change(h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
             maps = Attend.weights(q, k, mask)
-            self._seen.append(maps)
+            if shown:
+                self._seen.append(maps)
             if not on:
                 return h
             source, twin = maps.chunk(2)
