@@ -15,12 +15,14 @@ from .kernels import energy_distance, kid, kid_subsets, mmd
 from .neighbours import ModeCoverage, PrecisionRecall, mode_coverage, precision_recall
 from .probe import LinearProbe, linear_probe, shared_rows
 from .similarity import cka, cknna
+from .sphere import alignment, uniformity
 from .transport import sliced_wasserstein, wasserstein_1d
 
 __all__ = [
     "LinearProbe",
     "ModeCoverage",
     "PrecisionRecall",
+    "alignment",
     "cka",
     "cknna",
     "energy_distance",
@@ -38,5 +40,6 @@ __all__ = [
     "shared_rows",
     "sliced_wasserstein",
     "ssim",
+    "uniformity",
     "wasserstein_1d",
 ]
