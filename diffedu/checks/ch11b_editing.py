@@ -21,7 +21,9 @@ def _words(generator: torch.Generator) -> dict[str, object]:
     tau = 0.6 + 0.2 * torch.rand((), generator=generator).item()
     t = torch.rand(pairs, generator=generator)
     # one of each kind: early, late, and early by the smaller of tau and 1 - tau
-    t[:3] = torch.tensor([(1 + tau) / 2, (1 - tau) / 2, 0.5])
+    kinds = torch.tensor([(1 + tau) / 2, (1 - tau) / 2, 0.5])
+    late_first = torch.rand((), generator=generator).item() < 0.5
+    t[:3] = kinds.roll(-1) if late_first else kinds
     return {
         "source": source,
         "edited": edited,
@@ -83,6 +85,7 @@ inject_words = Exercise(
     "inject_words",
     draw=_words,
     truth=_injected,
+    draws=12,
     mistakes={
         "the edit is on at low noise and off at high noise; time runs from 1, noise, "
         "to 0": _to_map(early=lambda t, tau: t < tau),

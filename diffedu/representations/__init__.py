@@ -11,23 +11,41 @@ from diffedu.representations.contrastive import (
     vicreg_terms,
 )
 from diffedu.representations.correspondence import dift, fuse, match
+from diffedu.representations.editing import LocalBlend, PromptToPrompt
 from diffedu.representations.hyperfeatures import Hyperfeatures
 from diffedu.representations.keypoints import Pairs, pck, shape_pairs
+from diffedu.representations.looking import attention_maps, edited_maps
 from diffedu.representations.methods import METHODS, Method, table_2, table_2_text
 from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
+from diffedu.representations.objects import (
+    background_change,
+    object_hue,
+    object_mask,
+    overlap,
+)
+from diffedu.representations.plug_and_play import PlugAndPlay
 
 __all__ = [
     "METHODS",
     "Hyperfeatures",
+    "LocalBlend",
     "LowRankMixture",
     "Method",
     "Pairs",
+    "PlugAndPlay",
+    "PromptToPrompt",
+    "attention_maps",
     "augment",
+    "background_change",
     "dift",
+    "edited_maps",
     "fuse",
     "low_rank_mixture",
     "match",
     "nt_xent",
+    "object_hue",
+    "object_mask",
+    "overlap",
     "pck",
     "projector",
     "shape_pairs",
