@@ -825,7 +825,7 @@ report("ch11b", "PCK with one mistake each", **{
     name.replace(" ", "_"): each for name, each in slips.items()})
 
 # %% [markdown]
-# ## 11b.14 What was scaled down, and what is left out
+# ## 11b.9 What was scaled down, and what is left out
 #
 # - Images of 32 pixels, three classes, a network of a million parameters. DIFT's
 #   maps come from Stable Diffusion on SPair-71k's photographs; our features live
@@ -840,7 +840,7 @@ report("ch11b", "PCK with one mistake each", **{
 # - Editing of photographs by instructions (2211.09800) and of videos by features
 #   (2307.10373) is left out.
 #
-# ## 11b.15 Summary
+# ## 11b.10 Summary
 #
 # - Correspondence is nearest neighbours between feature maps: read at the point,
 #   enlarge, standardise over places, cosine, argmax. The half pixel counts.
