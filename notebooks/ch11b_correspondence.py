@@ -23,9 +23,11 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
+
 from diffedu import features, recipes, style, worlds
 from diffedu.claims import claim, report
 from diffedu.representations import correspondence, hyperfeatures, keypoints, prompts
+
 style.use()
 
 # %% [markdown]
@@ -842,9 +844,15 @@ report("ch11b", "PCK with one mistake each", **{
 from torch.testing import assert_close
 
 from diffedu import guidance, nets, samplers
-from diffedu.representations import (LocalBlend, PromptToPrompt, attention_maps,
-                                     background_change, object_hue, object_mask,
-                                     overlap)
+from diffedu.representations import (
+    LocalBlend,
+    PromptToPrompt,
+    attention_maps,
+    background_change,
+    object_hue,
+    object_mask,
+    overlap,
+)
 
 words = recipes.load("shapeworld_unet_words")
 shown = worlds.shapeworld.ShapeWorld(32, "plain_rotated", combinations="seen")
@@ -1085,7 +1093,7 @@ twin, plain, stranger = (swap[name] for name in ("prompt-to-prompt", "same noise
 claim("ch11b", "the twin has the hue asked for and keeps its source's outline",
       twin[:, 2].min() > 0.8 and (twin[:, 0] - stranger[:, 0]).min() > 0.2,
       hue=twin[:, 2], overlap=twin[:, 0], control=stranger[:, 0])
-report("ch11b", "overlap and background change, with injection and from the noise alone",
+report("ch11b", "overlap and background change, with injection and by the noise alone",
        overlap=twin[:, 0], overlap_noise_alone=plain[:, 0], background=twin[:, 1],
        background_noise_alone=plain[:, 1], gain=gain.mean(), error=error_of(gain))
 
@@ -1138,7 +1146,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.1))
 style.images(axes[0], weighed, 6, "Strength 0, 0.5, 1 and 2 of the hue's word")
 style.images(axes[1], torch.cat([a[:6], b[:6]]), 6, "Blended: twins below")
 style.show(fig, "Four rows of six shapes whose colour grows with the strength; two "
-           "rows of six shapes, the lower one with other hues and the same backgrounds.")
+           "rows of six, the lower one with other hues and the same backgrounds.")
 claim("ch11b", "blending keeps the background better than prompt-to-prompt alone",
       blended[1].mean() < 0.6 * before[1].mean() and blended[2].mean() > 0.8,
       blended=blended.mean(1), control=before.mean(1))
