@@ -31,6 +31,8 @@ from diffedu.representations.objects import (
 )
 from diffedu.representations.plug_and_play import (
     PlugAndPlay,
+    Replay,
+    inverted_walk,
 )
 
 __all__ = [
@@ -38,10 +40,12 @@ __all__ = [
     "LowRankMixture",
     "PlugAndPlay",
     "PromptToPrompt",
+    "Replay",
     "attention_maps",
     "augment",
     "background_change",
     "edited_maps",
+    "inverted_walk",
     "low_rank_mixture",
     "nt_xent",
     "object_hue",
