@@ -20,9 +20,11 @@ from diffedu.representations import (
     LocalBlend,
     PlugAndPlay,
     PromptToPrompt,
+    Replay,
     attention_maps,
     background_change,
     edited_maps,
+    inverted_walk,
     object_hue,
     object_mask,
     overlap,
@@ -316,6 +318,30 @@ def test_blending_keeps_the_source_outside_of_the_mask():
     assert torch.equal(different & inside, different)
     again = samplers.ddim(pair, twins(), TIMES, caption=captions(), after=blend)
     assert torch.equal(again, end)  # a new walk starts a new average
+
+
+# Given pictures -----------------------------------------------------------------
+
+
+def test_an_inverted_walk_is_the_inversion_with_all_its_states():
+    x0 = noise().clamp(-1, 1)
+    states = inverted_walk(DENOISE, x0, TIMES, refine=1)
+    assert states.shape == (5, 2, 3, 16, 16)
+    assert torch.equal(states[-1], x0)
+    assert_close(states[0], samplers.ddim_invert(DENOISE, x0, TIMES, refine=1))
+
+
+def test_a_replayed_source_ends_on_its_picture():
+    x0 = noise().clamp(-1, 1)
+    states = inverted_walk(DENOISE, x0, TIMES)
+    x_T, caption = states[0].repeat(2, 1, 1, 1), captions()
+    pair = PlugAndPlay(DENOISE, 1.0, 0.0, DENOISE.net.blocks())
+    end = samplers.ddim(pair, x_T, TIMES, caption=caption, after=Replay(states))
+    assert torch.equal(end[:2], x0)
+    plain = samplers.ddim(DENOISE, x_T, TIMES, caption=caption)
+    assert (plain[:2] - x0).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="2 sources make 4 samples"):
+        samplers.ddim(DENOISE, noise(), TIMES, after=Replay(states))
 
 
 # Inputs that are refused --------------------------------------------------------

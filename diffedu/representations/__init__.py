@@ -23,7 +23,15 @@ from diffedu.representations.objects import (
     object_mask,
     overlap,
 )
+<<<<<<< HEAD
 from diffedu.representations.plug_and_play import PlugAndPlay
+=======
+from diffedu.representations.plug_and_play import (
+    PlugAndPlay,
+    Replay,
+    inverted_walk,
+)
+>>>>>>> edit
 
 __all__ = [
     "METHODS",
@@ -34,12 +42,17 @@ __all__ = [
     "Pairs",
     "PlugAndPlay",
     "PromptToPrompt",
+    "Replay",
     "attention_maps",
     "augment",
     "background_change",
     "dift",
     "edited_maps",
+<<<<<<< HEAD
     "fuse",
+=======
+    "inverted_walk",
+>>>>>>> edit
     "low_rank_mixture",
     "match",
     "nt_xent",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from diffedu.denoiser import DenoiserBase
-from diffedu.errors import lookup
+from diffedu.errors import lookup, require
 from diffedu.features.hooks import Change, network_of
 from diffedu.nets.attention import SelfAttention
 from diffedu.representations.looking import products
 from diffedu.representations.pairs import Paired, share_of, source_map, source_states
+from diffedu.samplers import ddim_invert
+from diffedu.samplers.walk import Step
 
 
 class PlugAndPlay(Paired):
@@ -68,3 +71,57 @@ class PlugAndPlay(Paired):
         if t > 1 - self.attention:
             changes |= dict.fromkeys(self.attention_blocks, source_map)
         return changes
+
+
+def inverted_walk(
+    denoise: DenoiserBase,
+    x0: Tensor,
+    times: Tensor,
+    *,
+    refine: int = 0,
+    **condition: Tensor | None,
+) -> Tensor:
+    """Every state of DDIM's inversion of given pictures, from noise down to data.
+
+    Args:
+        denoise: any denoiser.
+        x0: pictures, (B, ...).
+        times: falling times, (steps + 1,), that end in 0 or where x0 stands.
+        refine: fixed-point iterations a step, as of `samplers.ddim_invert`.
+        **condition: passed to the denoiser.
+
+    Returns:
+        (steps + 1, B, ...): the state at each of the times; the last one is x0.
+
+    Source: (arXiv 2010.02502, section 5.4).
+    """
+    states = [x0]
+    for i in range(len(times) - 2, -1, -1):
+        step = times[i : i + 2]
+        up = ddim_invert(denoise, states[-1], step, refine=refine, **condition)
+        states.append(up)
+    return torch.stack(states[::-1])
+
+
+class Replay:
+    """Keep the sources of pairs on states that are known: an `after` of a sampler.
+
+    What inversion gets wrong then reaches a twin's source no more.
+
+    Args:
+        states: the sources' states at each time of the walk, (steps + 1, B, ...).
+
+    Source: the released code of (arXiv 2211.12572) loads the inversion's states.
+    """
+
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """Put the source's own state before its twin's, x (2 B, ...)."""
+        known = self.states[step.index + 1]
+        require(
+            len(x) == 2 * len(known),
+            f"{len(known)} sources make {2 * len(known)} samples, got {len(x)}",
+        )
+        return torch.cat([known, x[len(known) :]])
