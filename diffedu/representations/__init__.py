@@ -23,15 +23,7 @@ from diffedu.representations.objects import (
     object_mask,
     overlap,
 )
-<<<<<<< HEAD
-from diffedu.representations.plug_and_play import PlugAndPlay
-=======
-from diffedu.representations.plug_and_play import (
-    PlugAndPlay,
-    Replay,
-    inverted_walk,
-)
->>>>>>> edit
+from diffedu.representations.plug_and_play import PlugAndPlay, Replay, inverted_walk
 
 __all__ = [
     "METHODS",
@@ -48,11 +40,8 @@ __all__ = [
     "background_change",
     "dift",
     "edited_maps",
-<<<<<<< HEAD
     "fuse",
-=======
     "inverted_walk",
->>>>>>> edit
     "low_rank_mixture",
     "match",
     "nt_xent",
