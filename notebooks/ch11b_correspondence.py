@@ -1199,8 +1199,9 @@ report("ch11b", "the strength of the hue's word turns its colour up, off, and ar
        hue_as_asked=judge(plain, strong, asked)[2].unflatten(0, (4, 6)).mean(1))
 
 # %% [markdown]
-# The control has strength 1. At 0 the object is nearly grey, and at $-1$ it is
-# colourful again with a hue that nobody asked for. So the map does *cause* colour.
+# The control has strength 1. At 0 the object's mean colour is nearly grey (some
+# objects break up into several colours, some vanish), and at $-1$ it is colourful
+# again with a hue that nobody asked for. So the map does *cause* colour.
 #
 # ## 11b.12 Plug-and-play on given pictures
 #
