@@ -1,4 +1,4 @@
-"""What representations of images are good for, and how they are made without labels."""
+"""What representations of images are good for, and how they are made and moved."""
 
 from diffedu.representations.classifiers import (
     DiffusionClassifier,
@@ -16,9 +16,30 @@ from diffedu.representations.contrastive import (
     vicreg_loss,
     vicreg_terms,
 )
+from diffedu.representations.correspondence import (
+    dift,
+    fuse,
+    match,
+)
+from diffedu.representations.editing import (
+    LocalBlend,
+    PromptToPrompt,
+)
+from diffedu.representations.hyperfeatures import (
+    Hyperfeatures,
+)
+from diffedu.representations.keypoints import (
+    Pairs,
+    pck,
+    shape_pairs,
+)
 from diffedu.representations.levels import (
     choose_levels,
     improve,
+)
+from diffedu.representations.looking import (
+    attention_maps,
+    edited_maps,
 )
 from diffedu.representations.looks import (
     denoising_errors,
@@ -34,6 +55,17 @@ from diffedu.representations.molrg import (
     LowRankMixture,
     low_rank_mixture,
     typical_snr,
+)
+from diffedu.representations.objects import (
+    background_change,
+    object_hue,
+    object_mask,
+    overlap,
+)
+from diffedu.representations.plug_and_play import (
+    PlugAndPlay,
+    Replay,
+    inverted_walk,
 )
 from diffedu.representations.policy import (
     Bandit,
@@ -65,35 +97,53 @@ __all__ = [
     "Bandit",
     "DiffusionClassifier",
     "FeatureRegressor",
+    "Hyperfeatures",
+    "LocalBlend",
     "LowRankMixture",
     "METHODS",
     "Method",
+    "Pairs",
+    "PlugAndPlay",
     "Policy",
+    "PromptToPrompt",
     "PyramidPooling",
+    "Replay",
     "Verdict",
     "accuracy",
     "attention_loss",
     "attention_map",
+    "attention_maps",
     "augment",
+    "background_change",
     "choose_levels",
     "denoising_errors",
     "diffusion_classify",
+    "dift",
     "draw",
     "dream_loss",
+    "edited_maps",
     "even_places",
     "exact_gradient",
     "expected_reward",
     "fine_tune",
+    "fuse",
     "hint_loss",
     "improve",
+    "inverted_walk",
     "leave_one_out",
     "likelihood_classify",
     "low_rank_mixture",
+    "match",
     "nt_xent",
+    "object_hue",
+    "object_mask",
+    "overlap",
+    "pck",
     "pretrain",
     "projector",
     "regression_loss",
     "reinforce_loss",
+    "shape_pairs",
     "simclr_loss",
     "soft_label_loss",
     "table_2",
