@@ -16,6 +16,7 @@ from .neighbours import ModeCoverage, PrecisionRecall, mode_coverage, precision_
 from .probe import LinearProbe, linear_probe, shared_rows
 from .segments import adjusted_rand_index, class_iou, confusion, mean_iou
 from .similarity import cka, cknna
+from .sphere import alignment, uniformity
 from .transport import sliced_wasserstein, wasserstein_1d
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ModeCoverage",
     "PrecisionRecall",
     "adjusted_rand_index",
+    "alignment",
     "cka",
     "cknna",
     "class_iou",
@@ -43,5 +45,6 @@ __all__ = [
     "shared_rows",
     "sliced_wasserstein",
     "ssim",
+    "uniformity",
     "wasserstein_1d",
 ]

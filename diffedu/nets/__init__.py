@@ -8,6 +8,7 @@ from diffedu.nets.autoencoder import Autoencoder, autoencoder_loss
 from diffedu.nets.captions import CrossAttention, Words
 from diffedu.nets.conditions import Condition, TimeFeatures
 from diffedu.nets.dit import DiT
+from diffedu.nets.encoder import Encoder, classification_loss
 from diffedu.nets.mlp import MLP, Energy
 from diffedu.nets.ssm import StateSpace
 from diffedu.nets.tokens import TokenAttention, patchify, unpatchify
@@ -21,6 +22,7 @@ __all__ = [
     "Condition",
     "CrossAttention",
     "DiT",
+    "Encoder",
     "Energy",
     "StateSpace",
     "TimeFeatures",
@@ -29,6 +31,7 @@ __all__ = [
     "UViT",
     "Words",
     "autoencoder_loss",
+    "classification_loss",
     "patchify",
     "unpatchify",
 ]

@@ -4,9 +4,10 @@
 of the same names and shapes on a CPU.
 """
 
+from diffedu.recipes.data import HELD_OUT
 from diffedu.recipes.shelf import CHECKPOINTS, card, load, measure
-from diffedu.recipes.table import HELD_OUT, RECIPES, Recipe, Size
-from diffedu.recipes.train import main, train
+from diffedu.recipes.table import RECIPES, Recipe, Size
+from diffedu.recipes.train import main, network, train
 
 __all__ = [
     "CHECKPOINTS",
@@ -18,5 +19,6 @@ __all__ = [
     "load",
     "main",
     "measure",
+    "network",
     "train",
 ]

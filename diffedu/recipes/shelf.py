@@ -11,7 +11,8 @@ from torch import nn
 
 from diffedu import training
 from diffedu.errors import lookup, require
-from diffedu.recipes.table import HELD_OUT, RECIPES, Recipe
+from diffedu.recipes.data import HELD_OUT
+from diffedu.recipes.table import RECIPES, Recipe
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
@@ -24,8 +25,8 @@ def load(name: str, folder: Path = CHECKPOINTS) -> nn.Module:
         folder: where the checkpoints lie.
 
     Returns:
-        a Denoiser (the autoencoder for "shapeworld_autoencoder"); `.card` on it is
-        `card(name)`.
+        a Denoiser; the Autoencoder for "shapeworld_autoencoder", an Encoder for
+        "shapeworld_supervised" and "shapeworld_simclr". `.card` on it is `card(name)`.
 
     Raises:
         ValueError: if the name is unknown, or the file is broken or does not fit.
@@ -68,7 +69,8 @@ def measure(recipe: Recipe, module: nn.Module, pixels: int, n: int = 512) -> dic
     """
     batch = recipe.data(n, HELD_OUT, pixels)
     images = {"x0": batch["x0"]}
-    shown = {"loss": batch} | ({"loss_without": images} if len(batch) > 1 else {})
+    conditional = len(batch) > 1 and not recipe.supervised
+    shown = {"loss": batch} | ({"loss_without": images} if conditional else {})
     return {
         key: float(
             recipe.loss(module, **given, generator=torch.Generator().manual_seed(1))

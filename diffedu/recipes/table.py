@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from diffedu import losses, nets, schedules
 from diffedu.denoiser import Denoiser
-from diffedu.errors import require
-from diffedu.worlds import digits
-from diffedu.worlds.shapeworld import NAMES, VOCABULARY, ShapeWorld
-
-VARIANT = "plain_rotated"
-HELD_OUT = 2**40  # the number of the first image that no training sees
-Batch = dict[str, Tensor]
+from diffedu.recipes.data import (
+    Batch,
+    captioned_images,
+    digit_images,
+    only_images,
+    seen_images,
+    shape_images,
+)
+from diffedu.representations.contrastive import projector, simclr_loss
+from diffedu.worlds.shapeworld import NAMES, VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Recipe:
         lr: the highest learning rate.
         ema: decay of the averaged weights.
         finish: called with the trained module and 1,024 training images, last.
+        supervised: whether the label is the answer, not a condition that may be left
+            out.
     """
 
     name: str
@@ -64,55 +69,11 @@ class Recipe:
     lr: float = 1e-3
     ema: float = 0.995
     finish: Callable[[nn.Module, Tensor], object] | None = None
+    supervised: bool = False
 
     def size(self, device: torch.device) -> Size:
         """The full size on a GPU, the preview elsewhere."""
         return self.full if device.type == "cuda" else self.preview
-
-
-def digit_images(n: int, start: int, pixels: int) -> Batch:
-    """n shuffled digits (n, 1, 8, 8) with labels; from HELD_OUT on, test digits."""
-    require(pixels == 8, f"the digits have 8 pixels a side, not {pixels}")
-    held_out = start >= HELD_OUT
-    images, labels = digits.load("test" if held_out else "train")
-    first = start - HELD_OUT if held_out else start
-    place = torch.arange(first, first + n)
-    epochs = range(int(place[0]) // len(images), int(place[-1]) // len(images) + 1)
-    order = torch.cat([_shuffled(len(images), epoch) for epoch in epochs])
-    chosen = order[place - epochs[0] * len(images)]
-    return {"x0": images[chosen], "label": labels[chosen]}
-
-
-def _shuffled(n: int, epoch: int) -> Tensor:
-    """The order (n,) of an epoch, the same whenever it is asked for."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
-
-
-def shape_images(n: int, start: int, pixels: int) -> Batch:
-    """n ShapeWorld images (n, 3, s, s) with label (n,)."""
-    world = ShapeWorld(pixels, VARIANT)
-    return dict(zip(("x0", "label"), world.images_and_labels(n, start), strict=True))
-
-
-def captioned_images(n: int, start: int, pixels: int) -> Batch:
-    """n ShapeWorld images (n, 3, s, s) with caption (n, 4)."""
-    drawn = ShapeWorld(pixels, VARIANT).batch(n, start)
-    return {"x0": drawn.images, "caption": drawn.caption}
-
-
-def seen_images(n: int, start: int, pixels: int) -> Batch:
-    """n ShapeWorld images (n, 3, s, s) with caption (n, 4), all of seen pairings.
-
-    Of every shape some hues are left out, so that what a network makes of them can be
-    tested afterwards.
-    """
-    drawn = ShapeWorld(pixels, VARIANT, combinations="seen").batch(n, start)
-    return {"x0": drawn.images, "caption": drawn.caption}
-
-
-def only_images(data: Callable[[int, int, int], Batch]) -> Callable[..., Batch]:
-    """The same data (n, C, s, s) without its conditions."""
-    return lambda n, start, pixels: {"x0": data(n, start, pixels)["x0"]}
 
 
 def digits_net(classes: int | None = None) -> Callable[[int], Denoiser]:
@@ -154,6 +115,18 @@ def transformer(pixels: int) -> Denoiser:
     """The course's class-conditional DiT for ShapeWorld."""
     net = nets.DiT(3, pixels, patch=2, width=80, depth=6, classes=len(NAMES))
     return Denoiser(net, schedules.cosine(), "v")
+
+
+def classifier(pixels: int) -> nets.Encoder:
+    """An encoder that names the shape: features made with labels."""
+    return nets.Encoder(3, pixels, outputs=len(NAMES))
+
+
+def teacher(pixels: int) -> nets.Encoder:
+    """The same encoder with SimCLR's head as its `projector`; labels are never seen."""
+    encoder = nets.Encoder(3, pixels)
+    encoder.projector = projector(encoder.dim)
+    return encoder
 
 
 def reconstruction(
@@ -261,6 +234,25 @@ RECIPES = {
             GPU,
             CPU,
             finish=nets.Autoencoder.standardise_,
+        ),
+        Recipe(
+            "shapeworld_supervised",
+            "classifier of ShapeWorld images, trained with every label",
+            classifier,
+            shape_images,
+            nets.classification_loss,
+            GPU,
+            Size(32, 128, 800),
+            supervised=True,
+        ),
+        Recipe(
+            "shapeworld_simclr",
+            "the same encoder trained by SimCLR: two views of each image, no label",
+            teacher,
+            only_images(shape_images),
+            simclr_loss,
+            GPU,
+            Size(32, 128, 1_200),
         ),
     )
 }

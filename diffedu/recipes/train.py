@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffedu import training
+from diffedu import claims, training
 from diffedu.errors import lookup
-from diffedu.recipes.shelf import CHECKPOINTS, measure
-from diffedu.recipes.table import RECIPES, VARIANT, Recipe, Size
+from diffedu.recipes.data import VARIANT
+from diffedu.recipes.shelf import CHECKPOINTS, load, measure
+from diffedu.recipes.table import RECIPES, Recipe, Size
 from diffedu.training.files import write_atomically
 
 RUNS = Path("runs")
@@ -82,6 +84,31 @@ def train(
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / f"{name}.json", text.encode())
     return about
+
+
+def network(name: str) -> nn.Module:
+    """The network a chapter looks into: the shipped one, or one trained on the spot.
+
+    At the budget "full" (DIFFEDU_BUDGET) the recipe is followed from scratch on
+    `claims.device()`, in a folder that is gone afterwards; what is shipped is neither
+    read nor touched.
+
+    Args:
+        name: a recipe, such as "shapeworld_unet".
+
+    Returns:
+        as of `load`: in evaluation mode, on the CPU, with its card as `.card`.
+
+    Raises:
+        ValueError: if the name is unknown.
+        FileNotFoundError: if the shipped network is not there.
+    """
+    if not claims.budget(False, True):
+        return load(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        train(name, device=claims.device(), folder=folder, runs=folder, progress=False)
+        return load(name, folder)
 
 
 def _dropping(recipe: Recipe) -> dict[str, float]:

@@ -1,12 +1,31 @@
 """What representations of images are good for, and how they are made without labels."""
 
-from diffedu.representations.clustering import KMeans, kmeans, kmeans_step
+from diffedu.representations.clustering import (
+    KMeans,
+    kmeans,
+    kmeans_step,
+)
+from diffedu.representations.contrastive import (
+    augment,
+    nt_xent,
+    projector,
+    simclr_loss,
+    two_views,
+    vicreg,
+    vicreg_loss,
+    vicreg_terms,
+)
 from diffedu.representations.depth import (
     DepthReader,
     PyramidHead,
     TextAdapter,
     root_mean_square,
     word_maps,
+)
+from diffedu.representations.molrg import (
+    LowRankMixture,
+    low_rank_mixture,
+    typical_snr,
 )
 from diffedu.representations.segmentation import (
     as_maps,
@@ -18,14 +37,25 @@ from diffedu.representations.segmentation import (
 __all__ = [
     "DepthReader",
     "KMeans",
+    "LowRankMixture",
     "PyramidHead",
     "TextAdapter",
     "as_maps",
     "as_pixels",
+    "augment",
     "kmeans",
     "kmeans_step",
+    "low_rank_mixture",
+    "nt_xent",
     "pixel_features",
+    "projector",
     "root_mean_square",
+    "simclr_loss",
+    "two_views",
+    "typical_snr",
     "upsample",
+    "vicreg",
+    "vicreg_loss",
+    "vicreg_terms",
     "word_maps",
 ]

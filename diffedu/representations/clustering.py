@@ -14,8 +14,8 @@ from diffedu.errors import require, require_finite
 class KMeans:
     """Clusters that were found.
 
-    `centres` (k, D); `labels` (N,) int64, the cluster of each row; `inertia`, the sum of
-    squared distances to the own centre; `steps`, how many it took.
+    `centres` (k, D); `labels` (N,) int64, the cluster of each row; `inertia`, the sum
+    of squared distances to the own centre; `steps`, how many it took.
     """
 
     centres: Tensor
@@ -30,10 +30,8 @@ class KMeans:
 
 def squared_distances(x: Tensor, centres: Tensor) -> Tensor:
     """Squared distances (N, k) of rows x (N, D) to centres (k, D), never below 0."""
-    cross = x @ centres.T
-    return (
-        x.square().sum(1, keepdim=True) - 2 * cross + centres.square().sum(1)
-    ).clamp(min=0)
+    lengths = x.square().sum(1, keepdim=True) + centres.square().sum(1)
+    return (lengths - 2 * x @ centres.T).clamp(min=0)
 
 
 def kmeans(
@@ -106,12 +104,12 @@ def kmeans_step(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def _lloyd(x: Tensor, centres: Tensor, steps: int) -> KMeans:
     """Steps from given centres until nothing moves; inertia of the last centres."""
-    labels, done = None, 0
-    for done in range(1, steps + 1):
+    labels, taken = torch.full((len(x),), -1), 0
+    while taken < steps:
+        taken += 1
         new, centres = kmeans_step(x, centres)
-        if labels is not None and torch.equal(new, labels):
+        if torch.equal(new, labels):
             break
         labels = new
-    distances = squared_distances(x, centres)
-    low, labels = distances.min(1)
-    return KMeans(centres, labels, float(low.double().sum()), done)
+    low, labels = squared_distances(x, centres).min(1)
+    return KMeans(centres, labels, float(low.double().sum()), taken)
