@@ -93,10 +93,10 @@ def test_the_split_depends_on_the_generator_alone():
 
 
 def test_split_shares_every_class():
-    from diffedu.metrics.probe import _split
+    from diffedu.metrics.probe import split_rows
 
     y = torch.tensor([0] * 50 + [1] * 10 + [2] * 40)
-    fit, held = _split(y, 0.2, seeded())
+    fit, held = split_rows(y, 0.2, seeded())
     assert sorted(torch.cat([fit, held]).tolist()) == list(range(100))
     assert torch.bincount(y[held]).tolist() == [10, 2, 8]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..errors import require, require_same_device
 from .inputs import at_least_float32, check_features
+from .logistic import Probe, logistic
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -83,17 +83,17 @@ def linear_probe(
     """
     _check_split(train_x, train_y, "train", least=4)
     _check_split(test_x, test_y, "test", least=1)
-    _check_options(strengths, validation)
+    check_strengths(strengths)
     _check_two_sets(train_x, train_y, test_x, test_y)
     train_x, test_x = (at_least_float32(x.detach()) for x in (train_x, test_x))
     classes, y = train_y.long().unique(return_inverse=True)
-    fit, held = _split(y, validation, generator)
+    fit, held = split_rows(y, validation, generator)
     scores = {}
     for strength in sorted(strengths, reverse=True):
-        probe = _fit(train_x[fit], y[fit], len(classes), strength)
+        probe = logistic(train_x[fit], y[fit], len(classes), strength)
         scores[strength] = _accuracy(probe, train_x[held], y[held])
     best = max(scores, key=scores.__getitem__)  # the first of equals: the strongest
-    probe = _fit(train_x, y, len(classes), best)
+    probe = logistic(train_x, y, len(classes), best)
     accuracy = _accuracy(probe, test_x, torch.searchsorted(classes, test_y.long()))
     return LinearProbe(accuracy, best, scores[best], classes, *probe)
 
@@ -128,47 +128,32 @@ def shared_rows(train: Tensor, test: Tensor) -> Tensor:
     return torch.tensor(shared, dtype=torch.long)
 
 
-Probe = tuple[Tensor, Tensor, Tensor, Tensor]  # mean, scale, weight, bias
-
-
-def _fit(x: Tensor, y: Tensor, classes: int, strength: float) -> Probe:
-    """L-BFGS on the mean cross-entropy plus the penalty, from zero."""
-    mean, scale = x.mean(0), x.std(0, correction=0)
-    # A constant column has only rounding errors for a std: leave it as it is.
-    scale = torch.where(scale > 1e-6 * mean.abs(), scale, torch.ones_like(scale))
-    x = (x - mean) / scale
-    weight = x.new_zeros(classes, x.shape[1]).requires_grad_()
-    bias = x.new_zeros(classes).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=200,
-        history_size=20,
-        tolerance_grad=1e-6,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        penalty = strength / 2 * weight.square().sum()
-        loss = cross_entropy(x @ weight.T + bias, y) + penalty
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return mean, scale, weight.detach(), bias.detach()
-
-
 def _accuracy(probe: Probe, x: Tensor, y: Tensor) -> float:
     mean, scale, weight, bias = probe
     guess = ((x - mean) / scale @ weight.T + bias).argmax(1)
     return int((guess == y).sum()) / len(y)
 
 
-def _split(
+def split_rows(
     y: Tensor, validation: float, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows to fit and rows held back, of every class the same share."""
+    """Rows to fit and rows held back, of every class the same share.
+
+    Args:
+        y: numbers of classes, shape (N,).
+        validation: the share held back, above 0 and at most 1/2.
+        generator: draws which.
+
+    Returns:
+        two sets of indices, together all of the N rows.
+
+    Raises:
+        ValueError: if the share is out of its range, or no row.
+    """
+    require(
+        0 < validation <= 0.5,
+        f"validation is {validation}; it is a share above 0, at most 0.5",
+    )
     device = generator.device if generator is not None else "cpu"
     order = torch.randperm(len(y), generator=generator, device=device).to(y.device)
     order = order[y[order].argsort(stable=True)]
@@ -224,12 +209,9 @@ def _check_two_sets(
     )
 
 
-def _check_options(strengths: Sequence[float], validation: float) -> None:
+def check_strengths(strengths: Sequence[float]) -> None:
+    """Raise ValueError unless there is one or more, none negative or infinite."""
     require(
         len(strengths) > 0 and all(0 <= s < float("inf") for s in strengths),
         f"strengths is {strengths}; give one or more numbers, none below 0",
-    )
-    require(
-        0 < validation <= 0.5,
-        f"validation is {validation}; it is a share above 0, at most 0.5",
     )

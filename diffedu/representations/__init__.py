@@ -1,4 +1,4 @@
-"""What representations of images are good for, and how they are made without labels."""
+"""What representations of images are good for, and how they are made and moved."""
 
 from diffedu.representations.clustering import (
     KMeans,
@@ -22,6 +22,12 @@ from diffedu.representations.depth import (
     root_mean_square,
     word_maps,
 )
+from diffedu.representations.methods import (
+    METHODS,
+    Method,
+    table_2,
+    table_2_text,
+)
 from diffedu.representations.molrg import (
     LowRankMixture,
     low_rank_mixture,
@@ -38,6 +44,8 @@ __all__ = [
     "DepthReader",
     "KMeans",
     "LowRankMixture",
+    "METHODS",
+    "Method",
     "PyramidHead",
     "TextAdapter",
     "as_maps",
@@ -51,6 +59,8 @@ __all__ = [
     "projector",
     "root_mean_square",
     "simclr_loss",
+    "table_2",
+    "table_2_text",
     "two_views",
     "typical_snr",
     "upsample",
