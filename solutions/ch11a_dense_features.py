@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Exercises 11a: dense features
 #
-# Four exercises on [chapter 11a](../notebooks/ch11a_dense_features.ipynb). Shapes are
-# given with each, and after each check a cell uses your function.
+# Four exercises on [chapter 11a](../notebooks/ch11a_dense_features.ipynb).
+# Shapes are given with each, and after each check a cell uses your function.
 
 # %%
 import matplotlib.pyplot as plt
@@ -17,14 +17,15 @@ from diffedu.checks import ch11a as check
 #
 # *Difficulty 2 of 5 · 15 minutes*
 #
-# A confusion matrix $C$ of shape (K, K) holds how many pixels of true class $i$ were
-# called $j$. Write `mean_iou(confusion)`, the mean over classes of
+# A confusion matrix $C$ of shape (K, K) holds how many pixels of true class $i$
+# were called $j$. Write `mean_iou(confusion)`, the mean over classes of
 #
 # $$\text{IoU}_k = \frac{C_{kk}}{\sum_j C_{kj} + \sum_i C_{ik} - C_{kk}},$$
 #
-# a tensor of shape (). A class that is neither true nor predicted anywhere is left
-# out of the mean; one that was predicted though it is nowhere true counts, with 0.
-# What you should see below: to call everything background scores high by accuracy, low by mIoU.
+# a tensor of shape (). A class that is neither true nor predicted anywhere is
+# left out of the mean; one that was predicted though it is nowhere true counts,
+# with 0. What you should see below: to call everything background scores high
+# by accuracy, low by mIoU.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -34,15 +35,15 @@ from diffedu.checks import ch11a as check
 #
 # <details><summary>Hint 2: the equation</summary>
 #
-# Pixels that are $k$ or called $k$: the row's sum plus the column's sum, in which
-# $C_{kk}$ stands twice.
+# Pixels that are $k$ or called $k$: the row's sum plus the column's sum, in
+# which $C_{kk}$ stands twice.
 #
 # </details>
 #
 # <details><summary>Hint 3: the shape of the code</summary>
 #
-# Three vectors of length K: `C.diagonal()`, `C.sum(1)`, `C.sum(0)`. For an absent
-# class 0/0 is NaN, and there is a mean that skips NaN.
+# Three vectors of length K: `C.diagonal()`, `C.sum(1)`, `C.sum(0)`. For an
+# absent class 0/0 is NaN, and there is a mean that skips NaN.
 #
 # </details>
 
@@ -71,8 +72,9 @@ print(f"accuracy {lazy.trace() / lazy.sum():.2f}, mIoU {mean_iou(lazy):.2f}")
 # `vote_and_average(logits)`, which returns two answers of shape (N,), the class
 # numbers by
 #
-# - **majority vote**: each member's first choice counts one; of classes with equally
-#   many votes the one with the higher mean probability wins (2112.03126 votes);
+# - **majority vote**: each member's first choice counts one; of classes with
+#   equally many votes the one with the higher mean probability wins (2112.03126
+#   votes);
 # - **average**: the class of the highest mean *probability*.
 #
 # What you should see below: the two differ where a few sure members face many
@@ -86,16 +88,16 @@ print(f"accuracy {lazy.trace() / lazy.sum():.2f}, mIoU {mean_iou(lazy):.2f}")
 #
 # <details><summary>Hint 2: the equation</summary>
 #
-# Votes $n_k = \sum_m [\arg\max_j z_{mj} = k]$, mean
-# $\bar p_k = \frac1M\sum_m \text{softmax}(z_m)_k$. As $\bar p_k \le 1$, the class
-# with the largest $n_k + \bar p_k/2$ wins the vote, ties included.
+# Votes $n_k = \sum_m [\arg\max_j z_{mj} = k]$, mean $\bar p_k = \frac1M\sum_m
+# \text{softmax}(z_m)_k$. As $\bar p_k \le 1$, the class with the largest $n_k +
+# \bar p_k/2$ wins the vote, ties included.
 #
 # </details>
 #
 # <details><summary>Hint 3: the shape of the code</summary>
 #
-# `F.one_hot(logits.argmax(-1), K).sum(0)` counts; `logits.softmax(-1).mean(0)` is the
-# mean. Two calls of `.argmax(-1)`.
+# `F.one_hot(logits.argmax(-1), K).sum(0)` counts; `logits.softmax(-1).mean(0)`
+# is the mean. Two calls of `.argmax(-1)`.
 #
 # </details>
 
@@ -123,13 +125,13 @@ print(f"vote and average differ for {(vote != average).double().mean():.0%} of p
 #
 # *Difficulty 2 of 5 · 20 minutes*
 #
-# Write `hypercolumn(states, size)`: `states` is a list of hidden states of shapes
-# (B, C_i, n_i, n_i), the grids of different sizes; the result has shape
+# Write `hypercolumn(states, size)`: `states` is a list of hidden states of
+# shapes (B, C_i, n_i, n_i), the grids of different sizes; the result has shape
 # (B, sum of C_i, size, size). Enlarge each by linear interpolation in both
-# directions, with the *centres* of places where they are in the image (a place of a
-# grid of $n$ is a square of size/n pixels), and stack them over the channels in the
-# order given. What you should see below: a place's own coordinate becomes the
-# pixel's coordinate.
+# directions, with the *centres* of places where they are in the image (a place
+# of a grid of $n$ is a square of size/n pixels), and stack them over the
+# channels in the order given. What you should see below: a place's own
+# coordinate becomes the pixel's coordinate.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -156,7 +158,7 @@ def hypercolumn(states, size):
     """Hidden states of several grids, enlarged and stacked."""
     ### BEGIN SOLUTION
     resize = torch.nn.functional.interpolate
-    wide = [resize(h, (size, size), mode="bilinear", align_corners=False) for h in states]
+    wide = [resize(h, (size, size), mode="bilinear") for h in states]
     return torch.cat(wide, 1)
     ### END SOLUTION
 
@@ -173,11 +175,11 @@ print("pixels 2 to 6 read", row[2:7].tolist())
 #
 # *Difficulty 3 of 5 · 25 minutes*
 #
-# Write `kmeans_step(x, centres)`: `x` of shape (N, D), `centres` of shape (k, D).
-# It returns the labels (N,), each row's nearest centre by squared distance, and the
-# new centres (k, D), the means of their rows; a centre without rows stays where it
-# is. Neither input is changed. What you should see below: the sum of squared
-# distances never rises.
+# Write `kmeans_step(x, centres)`: `x` of shape (N, D), `centres` of shape (k,
+# D). It returns the labels (N,), each row's nearest centre by squared distance,
+# and the new centres (k, D), the means of their rows; a centre without rows
+# stays where it is. Neither input is changed. What you should see below: the
+# sum of squared distances never rises.
 #
 # <details><summary>Hint 1: a nudge</summary>
 #
@@ -194,8 +196,8 @@ print("pixels 2 to 6 read", row[2:7].tolist())
 #
 # <details><summary>Hint 3: the shape of the code</summary>
 #
-# `torch.cdist(x, centres).argmin(1)` labels. Copy the centres with `.clone()`, loop
-# over `labels.unique()` and fill in `x[labels == k].mean(0)`.
+# `torch.cdist(x, centres).argmin(1)` labels. Copy the centres with `.clone()`,
+# loop over `labels.unique()` and fill in `x[labels == k].mean(0)`.
 #
 # </details>
 
@@ -214,8 +216,8 @@ def kmeans_step(x, centres):
 check.kmeans_step(kmeans_step)
 
 # %% [markdown]
-# The pixels of four images in the denoiser's features, and the sum of squares along
-# ten steps:
+# The pixels of four images in the denoiser's features, and the sum of squares
+# along ten steps:
 
 # %%
 from diffedu.recipes import HELD_OUT
