@@ -35,7 +35,6 @@ from diffedu.claims import budget, claim, device, recorded, report, save_recorde
 # "left" and "right". The three parts differ a little in hue, but an object may
 # have any hue, and it may lie on its head. So no colour means "left"; one has
 # to compare the colours within an object, or know its shape.
-
 # %%
 from diffedu.recipes import HELD_OUT
 from diffedu.worlds.shapeworld import ShapeWorld

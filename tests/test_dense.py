@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 from torch import nn
@@ -29,6 +29,7 @@ def small(vocabulary: int | None = None) -> Denoiser:
     return Denoiser(net, schedules.cosine(), "v").eval()
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([8, 16, 32]))
 def test_enlarged_coordinates_are_the_pixels_coordinates(n: int, size: int) -> None:
     step = size / n
@@ -114,6 +115,7 @@ def test_kmeans_finds_the_mixtures_components() -> None:
     assert found.inertia == pytest.approx(theirs.inertia_, rel=1e-6)
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 6))
 def test_no_step_of_kmeans_climbs(seed: int, k: int) -> None:
     x = torch.randn(40, 2, generator=dice(seed), dtype=torch.float64)

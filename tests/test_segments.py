@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, confusion_matrix, jaccard_score
 
@@ -19,6 +19,7 @@ def labels(seed: int, n: int = 200, k: int = 4) -> tuple[torch.Tensor, torch.Ten
     return torch.where(keep, truth, torch.randint(k, (n,), generator=g)), truth
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31), st.integers(1, 60), st.integers(1, 6))
 def test_both_agree_with_sklearn(seed: int, n: int, k: int) -> None:
     a, b = labels(seed, n, k)

@@ -128,8 +128,6 @@ vote_and_average = Exercise(
             lambda z: (_vote(z), _surest(z)),
         "the first member alone decides":
             lambda z: (z[0].argmax(-1), z[0].argmax(-1)),
-        "the probabilities are normalised over members, not over classes":
-            lambda z: (_vote(z), z.softmax(0).mean(0).argmax(-1)),
     },
 )  # fmt: skip
 

@@ -63,10 +63,6 @@ def vote_surest(z):
     return vote(z), z.softmax(-1).amax(0).argmax(-1)
 
 
-def vote_over_members(z):
-    return vote(z), z.softmax(0).mean(0).argmax(-1)
-
-
 def stacked(states, size, **how):
     up = [F.interpolate(h, (size, size), **how) for h in states]
     return torch.cat(up, 1)
@@ -152,7 +148,6 @@ WRONG = {
         (vote_lowest, "lowest class"),
         (vote_surest, "surest member"),
         (lambda z: (z[0].argmax(-1),) * 2, "first member alone"),
-        (vote_over_members, "normalised over members"),
     ],
     "hypercolumn": [
         (columns_corners, "corners are laid on corners"),
