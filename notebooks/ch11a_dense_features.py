@@ -327,7 +327,6 @@ for ax, (name, (table, ts)) in zip(axes, panels.items(), strict=True):
     ax.set(yticks=range(9), yticklabels=blocks if ax is axes[0] else [], title=name)
 fig.suptitle("Parts are known in the middle of the decoder, at little noise",
              x=0.02, ha="left")
-fig.tight_layout()
 style.show(fig, "Heat map of mIoU over nine blocks and six noise levels, highest in "
            "up.1 and up.2 at small t and lowest at t = 0.8; beside it the untrained "
            "network's, lower throughout.")
@@ -569,7 +568,6 @@ for j, (ax, what) in enumerate(zip(axes, ["all pixels", "the object's pixels"],
 times_over = (aris["denoiser"] / aris["colours"]).mean(0)
 fig.suptitle(f"Features agree with the parts {times_over[0]:.1f} times as well as "
              "colours", x=0.02, ha="left")
-fig.tight_layout()
 style.show(fig, "Bars of the adjusted Rand index of clusters of colours, of an "
            "untrained network's features and of the denoiser's, over all pixels and "
            "within the object.")
@@ -732,7 +730,6 @@ axes[1].scatter(*zip(*heights, strict=True), s=9, color=style.colour("learned"))
 axes[1].axline((1.6, 1.6), slope=1, color=style.colour("truth"), lw=1)
 axes[1].set(xlabel="distance read", ylabel="true distance",
             title="Object by object")
-fig.tight_layout()
 style.show(fig, "Errors of four heads: small with the trained network, with or without "
            "words and maps, as large as a constant's with the untrained one. A scatter "
            "of read against true distances lies along the diagonal.")
