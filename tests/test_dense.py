@@ -63,7 +63,8 @@ def test_pixel_features_are_the_recorded_states_in_order() -> None:
         x_t = denoise.schedule.add_noise(x0, t, noise)
         with features.record(denoise, ["up.1", "middle"]) as seen, torch.no_grad():
             denoise(x_t, t)
-        for h in seen.values():
+        for name in ("up.1", "middle"):
+            h = seen[name]
             part = maps[:, at : at + h.shape[1]]
             torch.testing.assert_close(part, rep.upsample(h, 16))
             at += h.shape[1]
