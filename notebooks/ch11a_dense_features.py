@@ -35,6 +35,7 @@ from diffedu.claims import budget, claim, device, recorded, report, save_recorde
 # "left" and "right". The three parts differ a little in hue, but an object may
 # have any hue, and it may lie on its head. So no colour means "left"; one has
 # to compare the colours within an object, or know its shape.
+
 # %%
 from diffedu.recipes import HELD_OUT
 from diffedu.worlds.shapeworld import ShapeWorld
@@ -472,7 +473,7 @@ ax.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="labelled images"
        ylabel="mIoU on 100 others")
 ax.minorticks_off()
 style.label_lines(ax)
-ax.set_title("A frozen denoiser's pixels need few labels")
+ax.set_title("Of frozen pixels the denoiser's are best; training all wins here")
 style.show(fig, "mIoU against 5, 20 and 50 labelled images for a frozen denoiser, "
            "other encoders, an untrained network and one trained from scratch.")
 gap = curves["denoiser"] - curves["untrained"]
@@ -484,7 +485,18 @@ report("F35", "beside the network trained from scratch and the encoders",
           if kind not in ("denoiser", "untrained")})
 
 # %% [markdown]
-# FROM_SCRATCH_TEXT
+# Among frozen features the denoiser's are the best at every number of labels:
+# above the self-supervised encoder, above one trained on the *class*, which has
+# no reason to know parts, and above the untrained network by a tenth of mIoU.
+#
+# The paper's other comparison does not come out. DDPM-Seg finds frozen features
+# far ahead of a network trained from scratch; here the network from scratch is
+# ahead, with much scatter between the two choices. Three reasons can be named,
+# and none is tested here. The labels are generous: each holds a thousand pixels
+# of a rule that is mostly local, in a world without texture, and quarter turns
+# make four of each. Our denoiser is small and briefly trained (its card). And a
+# pixel's own vector has to do, where the other network may still combine places.
+#
 #
 # ## 11a.6 Parts without any label
 #
@@ -563,9 +575,7 @@ for j, (ax, what) in enumerate(zip(axes, ["all pixels", "the object's pixels"],
             {"colours": "data", "untrained": "untrained", "denoiser": "learned"}[kind]))
         ax.plot([i, i], pairs[:, j], "k_", ms=12)
     ax.set(xticks=range(3), xticklabels=list(aris), title=what, ylabel="ARI with parts")
-times_over = (aris["denoiser"] / aris["colours"]).mean(0)
-fig.suptitle(f"Features agree with the parts {times_over[0]:.1f} times as well as "
-             "colours", x=0.02, ha="left")
+fig.suptitle("Clusters find the object, not its parts", x=0.02, ha="left")
 style.show(fig, "Bars of the adjusted Rand index of clusters of colours, of an "
            "untrained network's features and of the denoiser's, over all pixels and "
            "within the object.")
@@ -574,7 +584,11 @@ report("F35b", "agreement of six clusters with the parts",
           for j, what in enumerate(("all", "object"))})
 
 # %% [markdown]
-# F35B_TEXT
+# Over all pixels the denoiser's features agree with the parts about three times
+# as well as colours do. Within the object, agreement is at chance for all three:
+# the groups follow hue and edge. So these clusters are objects and outlines.
+# They tell no parts, and this is what limits the row "parts without labels"
+# at our scale; with labels the same vectors do tell parts.
 #
 # **Masks of single objects.** ODISE (2303.04803) reads masks of all objects off
 # Stable Diffusion's features with a trained mask generator. Without one we can
@@ -598,9 +612,8 @@ def regions(maps, k=4):
 
 masks = {"denoiser": regions(maps).view(8, 32, 32),
          "colours": regions(crowd.images).view(8, 32, 32)}
-both = {kind: metrics.adjusted_rand_index(found + 4 * torch.arange(8)[:, None, None],
-        crowd.depth + 3 * torch.arange(8)[:, None, None])
-        for kind, found in masks.items()}
+ari = metrics.adjusted_rand_index
+both = {kind: sum(map(ari, found, crowd.depth)) / 8 for kind, found in masks.items()}
 
 # %%
 fig, axes = plt.subplots(4, 1, figsize=(7.5, 4.2))
@@ -613,7 +626,7 @@ for ax, (name, sheet) in zip(axes, sheets.items(), strict=True):
 axes[0].set_title("Regions of single images, in a world the network never saw")
 style.show(fig, "Eight images with two objects on texture, their true masks, and four "
            "clusters of each image by features and by colours.")
-report("ch11a", "ARI of four clusters an image with its objects", **both)
+report("ch11a", "ARI of four clusters an image with its objects, mean", **both)
 
 # %% [markdown]
 # ## 11a.7 A distance, with the help of words
@@ -719,7 +732,8 @@ for i, (way, pair) in enumerate(errors.items()):
         "untrained" if way == "untrained" else "learned"))
     axes[0].plot(pair, [i, i], "k|", ms=12)
 axes[0].axvline(constant, color=style.colour("data"), ls="--")
-axes[0].text(constant, -0.75, "one constant", ha="right", fontsize=9)
+axes[0].text(constant, 1.0, "one constant ", ha="right", va="center", rotation=90,
+             fontsize=9)
 axes[0].set(yticks=range(4), yticklabels=list(errors), xlabel="RMSE of the distance")
 axes[0].set_title("Only the trained net knows distance")
 answer = runs["words and maps"][0][1]
@@ -731,16 +745,21 @@ axes[1].set(xlabel="distance read", ylabel="true distance",
 style.show(fig, "Errors of four heads: small with the trained network, with or without "
            "words and maps, as large as a constant's with the untrained one. A scatter "
            "of read against true distances lies along the diagonal.")
-claim("ch11a", "on both choices the error is below 0.8 of the untrained network's, "
-      "and of a constant's",
-      all(a < 0.8 * min(b, constant) for a, b in
+claim("ch11a", "on both choices the error is a tenth below the untrained network's, "
+      "and below a constant's",
+      all(a < 0.9 * min(b, constant) for a, b in
           zip(errors["words and maps"], errors["untrained"], strict=True)),
       error=errors["words and maps"], control=errors["untrained"], constant=constant)
 report("ch11a", "what words and maps add", without_maps=errors["without maps"],
        without_words=errors["without words"])
 
 # %% [markdown]
-# DEPTH_TEXT
+# With the untrained network the head does no better than a constant. With the
+# trained one the error falls by about a fifth: it has some idea of the size of
+# what it sees. Words and maps add nothing that two choices could show. Half of
+# the captions say "small" or "large", but at eight by eight places the maps of a
+# network of this size say little more than where the object is, which the
+# features hold already.
 #
 # The adapter is the last piece: $e + \gamma\,\text{MLP}(e)$ with $\gamma$ near
 # zero at the start (2303.02153). Its gradient has to pass through the whole
@@ -765,6 +784,11 @@ with torch.no_grad():
     moved = (adapter.gamma.abs().max()).item()
     error = rep.root_mean_square(model(test.images, test.caption), true, on)
 report("ch11a", "adapter and head, 40 steps", error=error, largest_gamma=moved)
+
+# %% [markdown]
+# The gradient arrives ($\gamma$ has moved), but forty steps leave the error near
+# the constant's. That is the price of training through the denoiser, and no
+# verdict on adapters.
 
 # %% [markdown]
 # ## 11a.8 Failure gallery
@@ -830,7 +854,8 @@ report("ch11a", "k-means on features as they are, and standardised",
 #   parts first.
 # - Every number needs its controls: the untrained network, raw colours, other
 #   images.
-# - With a frozen denoiser that reads captions a light head reads distance, too.
+# - A light head on a frozen denoiser reads some distance, too; at this scale
+#   words do not help it.
 #
 # The [exercises](../exercises/ch11a_dense_features.ipynb) build the confusion
 # matrix, the vote, the hypercolumn and the clusters. [Chapter
