@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 from torch import nn
 
-from diffedu import Denoiser, GaussianMixture, features, metrics, nets, schedules
+from diffedu import (
+    Denoiser,
+    GaussianMixture,
+    claims,
+    features,
+    metrics,
+    nets,
+    schedules,
+)
 from diffedu import representations as rep
 
 
@@ -204,3 +212,11 @@ def test_root_mean_square_counts_the_mask_alone() -> None:
     truth, mask = torch.zeros(1, 2, 2), torch.tensor([[[True, True], [False, False]]])
     guess = torch.tensor([[[3.0, 1.0], [100.0, 0.0]]])
     assert rep.root_mean_square(guess, truth, mask) == pytest.approx(5**0.5)
+
+
+def test_the_recorded_run_learns_from_more_labels() -> None:
+    run = claims.recorded("f35")
+    scores = torch.tensor(run["results"]["mean_iou"])
+    assert scores.shape == (len(run["results"]["counts"]), len(run["seeds"]))
+    assert bool((scores[-1] > scores[0]).all())
+    assert bool((scores > 0.25).all() and (scores < 1).all())
