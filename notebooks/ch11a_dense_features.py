@@ -61,9 +61,9 @@ blocks = features.blocks_of(denoise)
 
 # %% [markdown]
 # A hidden state of 8 by 8 places has to be brought to the grid of 32 by 32
-# pixels. Place $i$ of a coarse grid stands for a square of four pixels, and its
-# centre lies at $4i + 1.5$. Between centres we interpolate linearly. An oracle
-# tells whether that is done right: a hidden state that holds *its own
+# pixels. Place $i$ of a coarse grid stands for a square of four by four pixels,
+# and its centre lies at $4i + 1.5$. Between centres we interpolate linearly. An
+# oracle tells whether that is done right: a hidden state that holds *its own
 # coordinate* must become the coordinate of each fine pixel (at the border,
 # beyond the last centre, it stays constant).
 
@@ -246,6 +246,11 @@ report("ch11a", "ten pixel networks together, and each alone",
        **both, alone=sum(single) / 10, best_alone=max(single),
        doubt_where_wrong=doubt[wrong].mean(), doubt_where_right=doubt[~wrong].mean())
 
+# %% [markdown]
+# On this data ten together are no better than one alone on average: the members
+# share their features and their twenty images, and so their mistakes. What the
+# ensemble brings is the doubt, ten times as large where the vote is wrong.
+
 # %%
 def paint(parts):
     """Parts (N, s, s) as colours (N, 3, s, s)."""
@@ -344,7 +349,8 @@ report("F34", "the best cell of each choice", block=[blocks[i] for i, _ in best]
 # This decoder has four blocks, so its "middle third" means here `up.1` and
 # `up.2`, of 8 and 16 pixels a side. `up.0` works on 4 by 4 places, too coarse
 # for an outline, and `up.3` is about to answer $v$, most of it the noise: see
-# the first figure. Encoder blocks on the same grids come close, as skip
+# the first figure. Encoder blocks on the same grids are as good (on the second
+# choice of labelled images `down.1` is the best cell of all), and skip
 # connections hand their states over. The numbers are below the paper's, whose
 # networks are hundreds of times larger. What can be compared is the order, and
 # the distance to the controls. The background is read well nearly everywhere;
@@ -491,9 +497,9 @@ report("F35", "beside the network trained from scratch and the encoders",
 # The paper's other comparison does not come out. DDPM-Seg finds frozen features
 # far ahead of a network trained from scratch; here the network from scratch is
 # no worse at any number of labels, with much scatter between the two choices
-# (at twenty images above all). Three reasons can be named,
-# and none is tested here. The labels are generous: each holds a thousand pixels
-# of a rule that is mostly local, in a world without texture, and quarter turns
+# (at twenty images above all). Three reasons can be named, and none is tested
+# here. The labels are generous: each holds a thousand pixels of a rule that is
+# mostly local, in a world without texture, and quarter turns
 # make four of each. Our denoiser is small and briefly trained (its card). And a
 # pixel's own vector has to do, where the other network may still combine places.
 #
@@ -595,7 +601,9 @@ report("F35b", "agreement of six clusters with the parts",
 # group the pixels of *one* image and see whether a group is an object. The
 # images below are of the variant "clutter", two objects on a texture; the
 # network has never seen either. What it finds is said as it is: regions of one
-# colour and texture, which are an object where the object is uniform.
+# colour and texture, which are an object where the object is uniform. Plain
+# colours do somewhat better in this world: the last lines below say by how
+# much.
 
 # %%
 crowd = ShapeWorld(32, "clutter").batch(8, HELD_OUT)
