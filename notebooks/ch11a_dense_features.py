@@ -591,8 +591,8 @@ report("F35b", "agreement of six clusters with the parts",
 
 # %% [markdown]
 # Over all pixels the denoiser's features agree with the parts about three times
-# as well as colours do. Within the object, agreement is at chance for all three:
-# the groups follow hue and edge. So these clusters are objects and outlines.
+# as well as colours do. Within the object (mind the other scale of that panel)
+# agreement is at chance for all three: the groups follow hue and edge. So these clusters are objects and outlines.
 # They tell no parts, and this is what limits the row "parts without labels"
 # at our scale; with labels the same vectors do tell parts.
 #
