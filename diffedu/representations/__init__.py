@@ -1,10 +1,10 @@
 """What representations of images are good for, and how they are made and moved."""
 
-from diffedu.representations.classifiers import (
-    DiffusionClassifier,
-    Verdict,
-    diffusion_classify,
-    likelihood_classify,
+from diffedu.representations.clustering import (
+    KMeans,
+    >>>>>>> ch11a,
+    kmeans,
+    kmeans_step,
 )
 from diffedu.representations.contrastive import (
     augment,
@@ -20,6 +20,14 @@ from diffedu.representations.correspondence import (
     dift,
     fuse,
     match,
+)
+from diffedu.representations.depth import (
+    DepthReader,
+    PyramidHead,
+    TextAdapter,
+    >>>>>>> ch11a,
+    root_mean_square,
+    word_maps,
 )
 from diffedu.representations.editing import (
     LocalBlend,
@@ -40,10 +48,6 @@ from diffedu.representations.levels import (
 from diffedu.representations.looking import (
     attention_maps,
     edited_maps,
-)
-from diffedu.representations.looks import (
-    denoising_errors,
-    even_places,
 )
 from diffedu.representations.methods import (
     METHODS,
@@ -76,6 +80,12 @@ from diffedu.representations.policy import (
     leave_one_out,
     reinforce_loss,
 )
+from diffedu.representations.segmentation import (
+    as_maps,
+    as_pixels,
+    pixel_features,
+    upsample,
+)
 from diffedu.representations.students import (
     FeatureRegressor,
     PyramidPooling,
@@ -94,10 +104,12 @@ from diffedu.representations.transfer import (
 )
 
 __all__ = [
+    ">>>>>>> ch11a",
     "Bandit",
-    "DiffusionClassifier",
+    "DepthReader",
     "FeatureRegressor",
     "Hyperfeatures",
+    "KMeans",
     "LocalBlend",
     "LowRankMixture",
     "METHODS",
@@ -106,23 +118,23 @@ __all__ = [
     "PlugAndPlay",
     "Policy",
     "PromptToPrompt",
+    "PyramidHead",
     "PyramidPooling",
     "Replay",
-    "Verdict",
+    "TextAdapter",
     "accuracy",
+    "as_maps",
+    "as_pixels",
     "attention_loss",
     "attention_map",
     "attention_maps",
     "augment",
     "background_change",
     "choose_levels",
-    "denoising_errors",
-    "diffusion_classify",
     "dift",
     "draw",
     "dream_loss",
     "edited_maps",
-    "even_places",
     "exact_gradient",
     "expected_reward",
     "fine_tune",
@@ -130,8 +142,9 @@ __all__ = [
     "hint_loss",
     "improve",
     "inverted_walk",
+    "kmeans",
+    "kmeans_step",
     "leave_one_out",
-    "likelihood_classify",
     "low_rank_mixture",
     "match",
     "nt_xent",
@@ -139,10 +152,12 @@ __all__ = [
     "object_mask",
     "overlap",
     "pck",
+    "pixel_features",
     "pretrain",
     "projector",
     "regression_loss",
     "reinforce_loss",
+    "root_mean_square",
     "shape_pairs",
     "simclr_loss",
     "soft_label_loss",
@@ -150,8 +165,10 @@ __all__ = [
     "table_2_text",
     "two_views",
     "typical_snr",
+    "upsample",
     "vicreg",
     "vicreg_loss",
     "vicreg_terms",
     "whiten",
+    "word_maps",
 ]
