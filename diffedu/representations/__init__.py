@@ -1,12 +1,6 @@
 """What representations of images are good for, and how they are made and moved."""
 
-from diffedu.representations.clustering import (
-    KMeans,
-    >>>>>>> ch11a,
-    kmeans,
-    kmeans_step,
-)
-from diffedu.representations.contrastive import (
+from diffedu.losses.contrastive import (
     augment,
     nt_xent,
     projector,
@@ -15,6 +9,17 @@ from diffedu.representations.contrastive import (
     vicreg,
     vicreg_loss,
     vicreg_terms,
+)
+from diffedu.representations.classifiers import (
+    DiffusionClassifier,
+    Verdict,
+    diffusion_classify,
+    likelihood_classify,
+)
+from diffedu.representations.clustering import (
+    KMeans,
+    kmeans,
+    kmeans_step,
 )
 from diffedu.representations.correspondence import (
     dift,
@@ -25,7 +30,6 @@ from diffedu.representations.depth import (
     DepthReader,
     PyramidHead,
     TextAdapter,
-    >>>>>>> ch11a,
     root_mean_square,
     word_maps,
 )
@@ -48,6 +52,10 @@ from diffedu.representations.levels import (
 from diffedu.representations.looking import (
     attention_maps,
     edited_maps,
+)
+from diffedu.representations.looks import (
+    denoising_errors,
+    even_places,
 )
 from diffedu.representations.methods import (
     METHODS,
@@ -104,9 +112,9 @@ from diffedu.representations.transfer import (
 )
 
 __all__ = [
-    ">>>>>>> ch11a",
     "Bandit",
     "DepthReader",
+    "DiffusionClassifier",
     "FeatureRegressor",
     "Hyperfeatures",
     "KMeans",
@@ -122,6 +130,7 @@ __all__ = [
     "PyramidPooling",
     "Replay",
     "TextAdapter",
+    "Verdict",
     "accuracy",
     "as_maps",
     "as_pixels",
@@ -131,10 +140,13 @@ __all__ = [
     "augment",
     "background_change",
     "choose_levels",
+    "denoising_errors",
+    "diffusion_classify",
     "dift",
     "draw",
     "dream_loss",
     "edited_maps",
+    "even_places",
     "exact_gradient",
     "expected_reward",
     "fine_tune",
@@ -145,6 +157,7 @@ __all__ = [
     "kmeans",
     "kmeans_step",
     "leave_one_out",
+    "likelihood_classify",
     "low_rank_mixture",
     "match",
     "nt_xent",
