@@ -1109,9 +1109,8 @@ report("ch11b", "outline kept more by prompt-to-prompt than by the same noise al
 # than between two different pictures. But the same noise with the new caption does
 # as well: **injecting maps keeps no more layout here**, on the second seed rather
 # less. The paper's effect is not reproduced, and there are reasons. Our captions have
-# two to four
-# words, the maps three layers of at most 8 x 8 pixels, and swapping a hue hardly
-# moves the layout in the first place, as the noise decides it. In a large
+# two to four words, the maps three layers of at most 8 x 8 pixels, and swapping a
+# hue hardly moves the layout in the first place, as the noise decides it. In a large
 # text-to-image model a changed word changes the whole composition.
 #
 # ## 11b.11 Local blending, added words, strengths
