@@ -17,8 +17,8 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 INPUTS := pyproject.toml requirements/constraints.txt tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test check unit notebooks lint format figures build audit doctor \
-	browser-test bench lock clean setup
+.PHONY: help lab test check unit notebooks lint format figures build gallery audit \
+	doctor browser-test bench lock clean setup
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' \
@@ -73,6 +73,9 @@ build: $(VENV)/.ready-dev  ## run the changed chapters, make notebooks and exerc
 
 figures: $(VENV)/.ready-notebooks  ## draw every figure into figures/
 	$(BIN)/diffedu figures --all --out figures
+
+gallery: $(VENV)/.ready-dev  ## docs/gallery.md from the receipts (each build does it)
+	$(PY) tools/gallery.py
 
 audit: $(VENV)/.ready-dev  ## the budgets that keep the course small
 	$(PY) tools/audit.py

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffedu import nets
-from diffedu.representations import views
-from diffedu.representations.contrastive import (
+from diffedu.losses import views
+from diffedu.losses.contrastive import (
     augment,
     move,
     nt_xent,

@@ -14,6 +14,7 @@ from .images import psnr, ssim
 from .kernels import energy_distance, kid, kid_subsets, mmd
 from .neighbours import ModeCoverage, PrecisionRecall, mode_coverage, precision_recall
 from .probe import LinearProbe, linear_probe, shared_rows
+from .segments import adjusted_rand_index, class_iou, confusion, mean_iou
 from .similarity import cka, cknna
 from .sphere import alignment, uniformity
 from .transport import sliced_wasserstein, wasserstein_1d
@@ -22,9 +23,12 @@ __all__ = [
     "LinearProbe",
     "ModeCoverage",
     "PrecisionRecall",
+    "adjusted_rand_index",
     "alignment",
     "cka",
     "cknna",
+    "class_iou",
+    "confusion",
     "energy_distance",
     "frechet_distance",
     "frechet_extrapolated",
@@ -33,6 +37,7 @@ __all__ = [
     "kid_subsets",
     "linear_probe",
     "mean_and_covariance",
+    "mean_iou",
     "mmd",
     "mode_coverage",
     "precision_recall",

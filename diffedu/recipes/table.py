@@ -22,7 +22,7 @@ from diffedu.recipes.data import (
     seen_images,
     shape_images,
 )
-from diffedu.representations.contrastive import projector, simclr_loss
+from diffedu.losses.contrastive import projector, simclr_loss
 from diffedu.worlds.shapeworld import NAMES, VOCABULARY
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffedu.errors import require, require_same_shape
-from diffedu.representations.views import augment, move, recolour, two_views
+from diffedu.losses.views import augment, move, recolour, two_views
 
 __all__ = [
     "VICRegTerms",
