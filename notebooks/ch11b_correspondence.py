@@ -206,10 +206,11 @@ claim("ch11b", "standardised maps match though offsets and scales differ",
 # ## 11b.3 What the denoiser sees
 #
 # Now the course's unconditional U-Net. It was trained to denoise, never told what
-# a shape is, and has never been shown a pair. `features.extract` noises the images
-# to time $t$, looks, and keeps the maps of the blocks; DIFT averages them over
-# eight noises, and we over two where many cells are compared. Its card says how
-# long it was trained: most shipped networks are previews made on a CPU.
+# a shape is, and has never been shown a pair. `features.extract` noises the
+# images to time $t$, looks, and keeps the maps of the blocks (`pairs.both` is all
+# sources, then all targets, so `chunk(2)` parts them again). DIFT averages them
+# over eight noises, and we over two where many cells are compared. Its card says
+# how long it was trained: most shipped networks are previews made on a CPU.
 
 # %%
 net = recipes.network("shapeworld_unet")
@@ -224,8 +225,9 @@ def look(net, pairs, t, blocks=None, draws=2, seed=0, **told):
 
 # %% [markdown]
 # One point of a tee, and how similar all places of another tee look to it, at
-# three times and in three blocks. A narrow bright spot is an answer; a
-# band along a whole edge says that the block knows edges and not which one.
+# three times and in three blocks. A narrow bright spot would be an answer. Where
+# the whole object lights up, the block tells it from the background and little
+# more.
 
 # %%
 one = sets[0][sets[0].label == 7][:1]
@@ -243,7 +245,8 @@ for row, t in zip(axes, (0.05, 0.3, 0.8), strict=True):
 fig.suptitle("Where is the blue point? Bright is similar, the ring is right",
              x=0.01, ha="left", fontsize=12)
 style.show(fig, "Two tees and similarity maps of one keypoint in three blocks at three "
-           "times. The maps get coarser with time and with depth.")
+           "times. At low noise the whole second tee is bright, in up.1 the end with "
+           "the ring most; at t = 0.8 only a rough disc or blob is left.")
 
 # %% [markdown]
 # ## 11b.4 Which block, which noise, and against what
@@ -552,7 +555,7 @@ for k, (name, each) in enumerate(bars.items()):
     axes[1].text(0.01, k + 0.29, name, fontsize=10)
 axes[1].plot(learned.mean(1), [2] * 3, "kx")
 axes[1].set(yticks=[], xlabel="PCK (dots: sets, crosses: seeds)", ylim=(-0.5, 2.7),
-            title="Few labels, much better matches")
+            title="Few labels, better matches")
 style.show(fig, "Shares of six blocks and three times, and bars: the learned mix is "
            "ahead of the best single cell and of one cell with a learned bottleneck.")
 claim("F37", "on both sets, with three seeds, the mix is no worse than the best cell",
@@ -840,14 +843,14 @@ report("ch11b", "PCK with one mistake each", **{
 #
 # The network `shapeworld_unet_words` reads captions such as "small red disc
 # left". On the grid of 8 pixels on its way down and up, and in its middle at 4,
-# every pixel $i$ asks every word $j$ how much it matters
-# (2208.01626, section 3):
+# every pixel $i$ asks every word $j$ how much it matters (2208.01626, section 3):
 #
-# $$M_{ij} = \operatorname{softmax}_j\!\left(q_i\cdot k_j/\sqrt d\right).$$
+# $$M_{ij} = \operatorname{softmax}_j\!\left(q_i\cdot k_j/\sqrt d\right),$$
 #
-# Row $i$ sums to 1: the words compete for a pixel. Column $j$, laid out as a
-# picture, shows where word $j$ is looked at from. A hook on the product
-# `attend` sees queries and keys, so the map can be computed outside.
+# with queries $q_i$ and keys $k_j$ of $d$ numbers each. Row $i$ sums to 1: the
+# words compete for a pixel. Column $j$, laid out as a picture, shows where word
+# $j$ is looked at from. A hook on the product `attend` sees queries and keys, so
+# the map can be computed outside.
 
 # %%
 from torch.testing import assert_close
@@ -974,10 +977,11 @@ claim("F38b", "on the way up the hue's word looks at the object, before training
 #
 # ## 11b.10 Prompt-to-prompt
 #
-# Draw a picture of "red disc" and then, from the same noise, one of "green
-# disc": more than the hue may change. **Prompt-to-prompt** (2208.01626,
-# algorithm 1) draws both side by side. For the first share $\tau$ of the steps
-# the twin's maps are replaced by those of the source; its values stay its own:
+# Draw a picture of "red disc" and then, from the same noise, one of "green disc":
+# more than the hue may change. **Prompt-to-prompt** (2208.01626, algorithm 1)
+# draws both side by side. For the first share $\tau$ of the walk (not the
+# temperature of 11b.5) the twin's maps $M^*_t$ are replaced by the source's
+# $M_t$; its values $V^*$ stay its own:
 #
 # $$\hat M_t = \begin{cases}\operatorname{Edit}(M_t, M_t^*, t) & t > 1-\tau\\
 # M_t^* & \text{else,}\end{cases}\qquad \text{output} = \hat M_t V^*.$$
@@ -1114,19 +1118,21 @@ report("F38c", "outline kept more by prompt-to-prompt than by the same noise alo
        same_noise_hue=means["same noise"][:, 2], control=means["another picture"][:, 0])
 
 # %% [markdown]
-# The edit happens nearly always, and about two thirds of the outline stay, far more
-# than between two different pictures. But the same noise with the new caption does
-# as well: **injecting maps keeps no more layout here**, on the second seed rather
-# less. The paper's effect is not reproduced. Likely reasons, none of them tested:
-# our captions have two to four words, the maps three layers of at most 8 x 8
-# pixels, and swapping a hue hardly moves the layout in the first place, as the noise
-# decides it. In the paper's large model a changed word changes the composition.
+# The edit happens nearly always, and about two thirds of the outline stay, far
+# more than between two different pictures. But the same noise with the new
+# caption does as well: **injecting maps keeps no more layout here**, on the
+# second seed 0.05 less, 2.6 standard errors. The paper's effect is not
+# reproduced. Likely reasons, none of them tested: our captions have two to four
+# words, the maps three layers of at most 8 x 8 pixels, and swapping a hue hardly
+# moves the layout in the first place, as the noise decides it. In the paper's
+# large model a changed word changes the composition.
 #
 # ## 11b.11 Local blending, added words, strengths
 #
 # Attention can also say *where* an edit is allowed. The paper's **local editing**
 # averages the maps of the two hue words over the steps so far, cuts them at 0.3
-# of their maximum, and lets the twin differ only in the union of the two masks:
+# of their maximum, and lets the twin's state $x^*_s$ at each time $s$ differ from
+# the source's only in the union $m$ of the two masks:
 #
 # $$x^*_s \leftarrow (1-m)\odot x_s + m\odot x^*_s.$$
 #
@@ -1155,9 +1161,9 @@ claim("ch11b", "local blending cuts the background's change, and the hue still t
       control=[b[1].item() for b in before], free=[m.item() for _, m in local])
 
 # %% [markdown]
-# The control is prompt-to-prompt on the same noise without the mask. The mask
-# is generous: it leaves more than half of the pixels free, because with so few
-# words to choose from no pixel ignores any of them.
+# The control is prompt-to-prompt on the same noise without the mask. The mask is
+# generous: it leaves more than half of the pixels free, perhaps because with so
+# few words to choose from no pixel ignores any of them.
 #
 # **An added word** has no column in the source's map. The paper aligns the captions
 # and leaves new words their own map. We put "small" before captions that name
@@ -1277,12 +1283,13 @@ kept = {"another picture": [judge(x0, twin.roll(1, 0), new)
         "plug-and-play": [judge(x0, twin, new) for x0, _, twin, new in real]}
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.0), width_ratios=[2, 1])
 draw_rows(axes[0], real[0][:3], ("real", "same noise", "PnP"),
-          "Plug-and-play repaints given pictures")
+          "Most of the repainting needs no injection")
 draw_kept(axes[1], kept)
 axes[1].set_title("Kept, and changed")
 style.show(fig, "Eight real images; what their inverted noise gives for a caption with "
-           "another hue; and plug-and-play's pictures, in the new hue with about the "
-           "old outline. Beside them overlap of outlines and share of hues.")
+           "another hue; and plug-and-play's pictures, all in the new hue, with about "
+           "two thirds of the old outline. Beside them overlap of outlines against "
+           "share of hues, two seeds: plug-and-play is ahead by 0.05 of overlap.")
 gain, error = gains(kept, "plug-and-play")
 means = {name: torch.stack(each).mean(2) for name, each in kept.items()}
 report("F38c", "outline kept more by plug-and-play than by the inverted noise alone",
