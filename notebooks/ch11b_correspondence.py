@@ -353,8 +353,8 @@ def draw_times(ax):
             color=style.colour("learned"))
     ax.text(0, both.mean(1)[:3].max() + 0.06, "another object", fontsize=10,
             color=style.colour("learned"))
-    for name, up in (("colour patches", 0.008), ("random pixel of the object", -0.045),
-                     ("same position", 0.008)):
+    for name, up in (("colour patches", 0.008), ("untrained network", -0.045),
+                     ("random pixel of the object", -0.045), ("same position", 0.008)):
         level = torch.cat(answers[name]).mean().item()
         ax.axhline(level, color="#888888", lw=1, ls=":", zorder=0)
         ax.text(0, level + up, name, fontsize=8, color="#555555")
