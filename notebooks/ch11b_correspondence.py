@@ -410,15 +410,15 @@ report("F36", "the best time for another object, and for the same one moved",
 
 # %% [markdown]
 # How to read it. The coarse bottom of the U-Net, three blocks on a grid of
-# $4\times4$, is no better than a guess: its pixels are wider than the circle that
-# counts. The first and the last block, on the full grid, tell no more than
-# patches of colours do. Between them, in the two blocks on $8\times8$ that end
-# with attention, lies what is both *meant* and *placed*. And look at the bars:
-# even an untrained network tells the object from its background, and a guess from
-# the object's mask beats the same position. Without these bars one would think
-# well of cells that know nothing. In the curves each block was chosen on the very
-# pairs that are shown, and only in the bar elsewhere. So compare a curve with
-# itself, and the bar with the baselines.
+# $4\times4$, is hardly better than a guess from the mask: its pixels are wider
+# than the circle that counts. The first and the last block, on the full grid,
+# tell no more than patches of colours do. Between them, in the two blocks on
+# $8\times8$ that end with attention, lies what is both *meant* and *placed*. And
+# look at the bars: even an untrained network does as well as patches of colours,
+# and a guess from the object's mask beats the same position. Without these bars
+# one would think well of cells that know nothing. In the curves each block was
+# chosen on the very pairs that are shown, and only in the bar elsewhere. So
+# compare a curve with itself, and the bar with the baselines.
 #
 # Whether the best time for another object is above that for the same object is
 # reported only: the curves are flat at their tops, and the two sets disagree.
