@@ -47,10 +47,6 @@ SURVEY = {
 # Their chapters draw them in figures that have no number.
 UNNUMBERED = {
     "VPD",
-    "SD4Match",
-    "USCSD",
-    "prompt-to-prompt",
-    "Plug-and-Play",
     "DreamTeacher",
 }
 

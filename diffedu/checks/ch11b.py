@@ -46,11 +46,12 @@ def _score(
     best: str = "pair",
     distance: float = 2.0,
     moved: bool = True,
+    squared: bool = False,
 ) -> Tensor:
     near = torch.linalg.vector_norm(
         found[:, None] - truth[:, names], ord=distance, dim=-1
     )
-    hits = near <= share * width
+    hits = (near.square() if squared else near) <= share * width
     seen = visible[:, names] if moved else visible[:, None].expand(-1, len(names), -1)
     asked = asked[:, None].expand_as(seen)
     counted = {
@@ -64,6 +65,8 @@ def _score(
     if best == "point":
         one = asked[:, 0] & visible
         return (hits.any(1) & one).sum(1) / one.sum(1)
+    if best == "apart":
+        return hits.sum(2).amax(1) / counted.sum(2).amax(1).clamp(min=1)
     if best == "none":
         return (hits.sum(2) / counted.sum(2).clamp(min=1))[:, 0]
     if best == "mean":
@@ -86,6 +89,12 @@ pck = Exercise(
         ),
         "the mean over symmetries is taken; the best one counts": lambda *a: _score(
             *a, best="mean"
+        ),
+        "hits and points that count are maximised apart; one renaming serves both": (
+            lambda *a: _score(*a, best="apart")
+        ),
+        "the root of the squared distance is missing": lambda *a: _score(
+            *a, squared=True
         ),
         "hidden points count as well": lambda *a: _score(*a, joined="all"),
         "points hidden in the target count": lambda *a: _score(*a, joined="asked"),
@@ -138,6 +147,7 @@ def _best(
     lengths: str = "channels",
     order: str = "xy",
     corners: bool = False,
+    corners_out: bool = False,
     shift: float = 0.5,
     width_for_both: bool = False,
     mode: str = "bilinear",
@@ -165,7 +175,7 @@ def _best(
         column, row = best % h, best // h
     tall = w if width_for_both else h
     x, y = 2 * (column + shift) / w - 1, 2 * (row + shift) / tall - 1
-    if corners:
+    if corners_out:
         x, y = 2 * column / (w - 1) - 1, 2 * row / (h - 1) - 1
     pair = [y, x] if order == "yx out" else [x, y]
     return torch.stack(pair, -1).to(source.dtype)
@@ -186,7 +196,13 @@ match = Exercise(
             *a, shift=0.0
         ),
         "the corners' pixels are put at -1 and 1: align_corners is False here": (
+            lambda *a: _best(*a, corners=True, corners_out=True)
+        ),
+        "the source is read with align_corners=True; it is False here": (
             lambda *a: _best(*a, corners=True)
+        ),
+        "the last pixel's centre is put at 1; a centre is half a pixel inside": (
+            lambda *a: _best(*a, corners_out=True)
         ),
         "the target's vectors are not scaled to length 1": lambda *a: _best(
             *a, lengths="none"

@@ -76,6 +76,23 @@ def _scaled_back(maps: Tensor, strength: Tensor) -> Tensor:
     return strong / strong.sum(-1, keepdim=True)
 
 
+def _by_the_source(source, edited, values, alignment, strength, t, tau):
+    """Strengths are read at the source's words, before they are put in place."""
+    place = alignment.clamp(min=0)
+    other = torch.where(alignment >= 0, strength.gather(1, place), strength)
+    return _injected(source, edited, values, alignment, other, t, tau)
+
+
+def _only(kept: bool):
+    """Strengths of the words that the source has, or of the new ones alone."""
+
+    def answer(source, edited, values, alignment, strength, t, tau):
+        some = torch.where((alignment >= 0) == kept, strength, 1)
+        return _injected(source, edited, values, alignment, some, t, tau)
+
+    return answer
+
+
 def _to_map(**changed):
     """A wrong formula: the true one with one of its parts changed."""
     return lambda *inputs: _injected(*inputs, **changed)
@@ -111,6 +128,11 @@ inject_words = Exercise(
                 a[:, None, None, :] >= 0, e, _first_word(s, e, a))),
         "the rows are scaled back to sum 1": _to_map(strong=_scaled_back),
         "the strengths are not used": _to_map(strong=lambda maps, strength: maps),
+        "a strength belongs to the twin's word; the source's is taken":
+            _by_the_source,
+        "only words that the source has are weighed; new words are, too":
+            _only(True),
+        "only new words are weighed; those of the source are, too": _only(False),
         "the strengths are used after the edit has ended, too": _to_map(late=_strong),
     },
 )  # fmt: skip

@@ -66,6 +66,19 @@ def pck_box(found, truth, asked, visible, names, share):
     return ((near & counted).sum(2) / counted.sum(2).clamp(min=1)).amax(1)
 
 
+def pck_apart(found, truth, asked, visible, names, share):
+    near = (found[:, None] - truth[:, names]).norm(dim=-1) <= 2 * share
+    counted = asked[:, None] & visible[:, names]
+    hits = (near & counted).sum(2).amax(1)
+    return hits / counted.sum(2).amax(1).clamp(min=1)
+
+
+def pck_squared(found, truth, asked, visible, names, share):
+    near = (found[:, None] - truth[:, names]).square().sum(-1) <= 2 * share
+    counted = asked[:, None] & visible[:, names]
+    return ((near & counted).sum(2) / counted.sum(2).clamp(min=1)).amax(1)
+
+
 def _match(source, target, points, scale=True, half=0.5, swap=False, sign=1):
     read = F.grid_sample(
         source,
@@ -113,6 +126,20 @@ def match_distance(source, target, points):
     best, (h, w) = gap.argmin(2), target.shape[2:]
     x, y = 2 * (best % w + 0.5) / w - 1, 2 * (best // w + 0.5) / h - 1
     return torch.stack([x, y], -1).to(source.dtype)
+
+
+def match_corners_read(source, target, points):
+    size = source.shape[-1:-3:-1]
+    # align_corners=True reads pixel (p + 1) / 2 * (size - 1)
+    scale = torch.tensor([(n - 1) / n for n in size], dtype=points.dtype)
+    return _match(source, target, points * scale)
+
+
+def match_last_at_one(source, target, points):
+    h, w = target.shape[2:]
+    place = _match(source, target, points)
+    j = ((place + 1) * torch.tensor([w, h], dtype=place.dtype) - 1) / 2
+    return 2 * j / torch.tensor([w - 1, h - 1], dtype=place.dtype) - 1
 
 
 def match_nearest(source, target, points):
@@ -288,6 +315,24 @@ def inject_weighed_late(source, edited, values, alignment, strength, t, tau):
     return (maps * strength[:, None, None, :]) @ values
 
 
+def inject_by_the_source(source, edited, values, alignment, strength, t, tau):
+    place = alignment[:, None, None, :]
+    strong = source * strength[:, None, None, :]
+    kept = strong.gather(-1, place.clamp(min=0).expand_as(source))
+    maps = torch.where(place >= 0, kept, edited * strength[:, None, None, :])
+    return torch.where((t > 1 - tau)[:, None, None, None], maps, edited) @ values
+
+
+def inject_weighed_old(source, edited, values, alignment, strength, t, tau):
+    strength = torch.where(alignment >= 0, strength, 1)
+    return inject(source, edited, values, alignment, strength, t, tau)
+
+
+def inject_weighed_new(source, edited, values, alignment, strength, t, tau):
+    strength = torch.where(alignment >= 0, 1, strength)
+    return inject(source, edited, values, alignment, strength, t, tau)
+
+
 WRONG = {
     "pck": [
         (pck_of_one, "the share is taken of 1"),
@@ -300,6 +345,8 @@ WRONG = {
         (pck_each_point, "a symmetry of its own"),
         (pck_of_five, "divided by all points"),
         (pck_box, "larger of the two coordinates"),
+        (pck_apart, "maximised apart"),
+        (pck_squared, "root of the squared distance"),
     ],
     "match": [
         (match_swapped, "exchanged in the result"),
@@ -309,6 +356,8 @@ WRONG = {
         (match_over_places, "length is over channels"),
         (match_distance, "the distance is used"),
         (match_nearest, "nearest pixel"),
+        (match_corners_read, "read with align_corners=True"),
+        (match_last_at_one, "last pixel's centre is put at 1"),
     ],
     "mix": [
         (mix_raw, "their softmax should be"),
@@ -341,6 +390,9 @@ WRONG = {
         (inject_backwards, "used backwards"),
         (inject_one_alignment, "the alignment of the first one"),
         (inject_scaled_back, "scaled back to sum 1"),
+        (inject_by_the_source, "belongs to the twin's word"),
+        (inject_weighed_old, "only words that the source has"),
+        (inject_weighed_new, "only new words are weighed"),
         (inject_unweighed, "strengths are not used"),
         (inject_weighed_late, "after the edit has ended"),
         (lambda *inputs: None, "returned None"),
