@@ -51,7 +51,6 @@ UNNUMBERED = {
     "USCSD",
     "prompt-to-prompt",
     "Plug-and-Play",
-    "DreamTeacher",
 }
 
 
