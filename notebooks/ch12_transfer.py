@@ -673,8 +673,8 @@ report("ch12", "accuracy under corruption, 20 images a setting", harms=list(harm
 
 # %% [markdown]
 # No law comes out of it. Under noise and cover the Diffusion Classifier is
-# level or ahead, by three images in twenty at most, and with half the digit
-# covered both fail. Under blur and fading it is behind, and far behind at the
+# level or ahead, by three images in twenty at most; with a square of side 4
+# covered both are wrong more often than right. Under blur and fading it is behind, and far behind at the
 # stronger fading, though people read faded digits without effort. An
 # explanation that fits, and that no cell here tests: a faded image is a
 # different *image*, unlikely under all classes, and the class that is least
@@ -934,8 +934,9 @@ claim("F40b", "the taught student beats the untaught one with 200 and 400 labels
 # steps without a label. With 80 labels the lead over the untrained teacher's
 # student is too small to count. An untrained teacher gives something too: to
 # answer for random features of an image one must look at the image. The lead
-# over it is knowledge. But fine-tune *all* of the network on 200 labels, and nothing of
-# the lead is left; on both splits the untaught one is ahead, once by a hair.
+# over it is knowledge. But fine-tune *all* of the network on 200 labels, and
+# nothing of the lead is left; on both splits the untaught one is ahead, once by
+# a hair.
 # The paper pretrains far longer, on far more images, and leads after
 # fine-tuning. We claim what the frozen features show and no more.
 
@@ -1196,8 +1197,8 @@ heard = {name: representations.diffusion_classify(
 slips = {name: verdict.prediction for name, verdict in heard.items()}
 
 # %% [markdown]
-# Three more need another loop: shared noise but a time for each class, the
-# branch without a label asked for each class, and the sign turned round.
+# Three more: shared noise but a time for each class, which needs another loop,
+# the branch without a label asked for each class, and the sign turned round.
 
 # %%
 dice, total = torch.Generator().manual_seed(6), 0.0
@@ -1235,8 +1236,8 @@ report("ch12", "accuracy of the slips", names=list(scores),
 
 # %% [markdown]
 # A time of its own for each class costs most of what is lost by not sharing,
-# even while the noise is shared: the error depends more on the level than on
-# the draw.
+# even while the noise is shared. The table tells one slip from another by what
+# one sees:
 #
 # | what you see | look for |
 # |---|---|

@@ -244,8 +244,6 @@ survivors = Exercise(
             _kept_too_late,
         "only the best class goes on, where `keep` of them do":
             lambda total, alive, keep: _best(total, alive, 1),
-        "classes that were dropped are chosen from, not those alive":
-            lambda total, alive, keep: _best(total, ~alive, keep),
         "one class too many is kept":
             lambda total, alive, keep: _best(total, alive, keep + 1),
         "one class too few is kept":

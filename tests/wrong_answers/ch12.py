@@ -428,7 +428,6 @@ WRONG = {
         (kept_by_index, "not the place of a class"),
         (kept_too_late, "struck out only afterwards"),
         (lambda total, alive, keep: kept(total, alive, 1), "only the best class"),
-        (lambda total, alive, keep: kept(total, ~alive, keep), "not those alive"),
         (lambda total, alive, keep: alive, "nothing is dropped"),
         (lambda total, alive, keep: kept(total, alive, keep + 1), "one class too many"),
         (lambda total, alive, keep: kept(total, alive, keep - 1), "one class too few"),
