@@ -676,8 +676,8 @@ report("ch12", "accuracy under corruption, 20 images a setting", harms=list(harm
 # level or ahead, by three images in twenty at most; with a square of side 4
 # covered both are wrong more often than right. Under blur and fading it is
 # behind, and far behind at the stronger fading, though people read faded digits
-# without effort. An explanation that fits, and that no cell here tests: a faded image is a
-# different *image*, unlikely under all classes, and the class that is least
+# without effort. An explanation that fits, and that no cell here tests: a faded
+# image is a different *image*, unlikely under all classes, and the class that is least
 # surprised by weak ink wins. The small network takes maxima of local contrasts,
 # and fading nearly leaves their order alone. A generative classifier accounts
 # for all of the image, the corruption too. Whether that helps depends on
