@@ -47,7 +47,14 @@ SURVEY = {
 # Their chapters draw them in figures that have no number.
 UNNUMBERED = {
     "VPD",
+<<<<<<< HEAD
     "DreamTeacher",
+=======
+    "SD4Match",
+    "USCSD",
+    "prompt-to-prompt",
+    "Plug-and-Play",
+>>>>>>> ch12
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from diffedu.checks.ch12_students import policy_gradient, regression_loss
 from diffedu.checks.machinery import Exercise
@@ -94,6 +95,49 @@ def _last_look(predict, x0, alpha, sigma, eps, classes):
     )  # fmt: skip
 
 
+def _overwritten(predict, x0, alpha, sigma, eps, classes):
+    errors, _ = _last_look(predict, x0, alpha, sigma, eps, classes)
+    return errors / len(eps), errors.argmin(1)
+
+
+def _of_x_t(*inputs):
+    _, x0, alpha, sigma, eps, _ = inputs
+
+    def error(seen, e):
+        j = next(j for j in range(len(eps)) if eps[j] is e or eps[j].equal(e))
+        return (seen - alpha[j] * x0 - sigma[j] * e).square().sum(1)
+
+    return _decided(*inputs, error=error)
+
+
+def _first_class(predict, *rest):
+    return _decided(lambda x, j, c: predict(x, j, 0), *rest)
+
+
+def _over_the_batch(*inputs):
+    def error(seen, e):
+        return (seen - e).square().sum().expand(len(e))
+
+    return _decided(*inputs, error=error)
+
+
+def _vote(predict, x0, alpha, sigma, eps, classes):
+    votes = 0
+    for j in range(len(eps)):
+        look = slice(j, j + 1)
+        errors = _errors(
+            lambda x, _, c, j=j: predict(x, j, c),
+            x0, alpha[look], sigma[look], eps[look], classes,
+        )  # fmt: skip
+        votes = votes + one_hot(errors.argmin(1), classes)
+    return _errors(predict, x0, alpha, sigma, eps, classes), votes.argmax(1)
+
+
+def _least(*inputs):
+    errors = _errors(*inputs)
+    return errors, errors.amin(1)
+
+
 def _scaled(factor):
     def scaled(predict, x0, alpha, sigma, eps, classes):
         errors = _errors(predict, x0, alpha, sigma, eps, classes)
@@ -121,6 +165,19 @@ least_error = Exercise(
         "the noise is not added: the network is shown the data alone": _clean,
         "the network is told the first look's number in all looks": _same_look,
         "only the last look counts": _last_look,
+        "each look overwrites the one before: the column is to be added to":
+            _overwritten,
+        "the prediction is compared with the noisy data, but it predicts the noise":
+            _of_x_t,
+        "the network is told the first class's number for all classes": _first_class,
+        "the errors are summed over the batch, where each sample has its own":
+            _over_the_batch,
+        "each look has a vote; the class is chosen once, by the mean error": _vote,
+        "the least error is answered, where the number of its class is asked": _least,
+        "roots of alpha and sigma are taken, but they are no squares here":
+            lambda f, x0, a, s, *rest: _decided(f, x0, a.sqrt(), s.sqrt(), *rest),
+        "the data are not scaled by alpha":
+            lambda f, x0, a, s, *rest: _decided(f, x0, torch.ones_like(a), s, *rest),
         "the error is not squared":
             lambda *a: _decided(*a, error=lambda seen, e: (seen - e).norm(dim=1)),
         "absolute values are summed where squares are asked":
@@ -156,6 +213,14 @@ def _common(total, alive, keep):
     return (torch.arange(total.shape[1]) == chosen[:, None]).any(0).expand_as(alive)
 
 
+def _index_for_rank(total, alive, keep):
+    return total.masked_fill(~alive, torch.inf).argsort(1) < keep
+
+
+def _kept_too_late(total, alive, keep):
+    return alive & _best(total, torch.ones_like(alive), keep)
+
+
 def _below_mean(total, alive, keep):
     mean = (total * alive).sum(1, keepdim=True) / alive.sum(1, keepdim=True)
     return alive & (total < mean)
@@ -173,6 +238,12 @@ survivors = Exercise(
             lambda *a: _best(*a, largest=True),
         "`keep` classes are dropped, where so many are to stay":
             lambda total, alive, keep: alive & ~_best(total, alive, keep, True),
+        "`argsort` answers which class stands at each place, not the place of a class":
+            _index_for_rank,
+        "dropped classes take places, and are struck out only afterwards":
+            _kept_too_late,
+        "only the best class goes on, where `keep` of them do":
+            lambda total, alive, keep: _best(total, alive, 1),
         "one class too many is kept":
             lambda total, alive, keep: _best(total, alive, keep + 1),
         "one class too few is kept":
@@ -208,6 +279,16 @@ def _unnormalised(errors, width, log_prior):
     return log_prior - 0.5 * width * errors.mean(0)
 
 
+def _shares_of_scores(errors, width, log_prior):
+    score = _unnormalised(errors, width, log_prior)
+    return score / score.sum(1, keepdim=True)
+
+
+def _from_the_best(errors, width, log_prior):
+    score = _unnormalised(errors, width, log_prior)
+    return score - score.amax(1, keepdim=True)
+
+
 posterior = Exercise(
     "posterior",
     draw=_posterior_inputs,
@@ -237,6 +318,24 @@ posterior = Exercise(
             lambda e, w, p: _log_posterior(e, w, p).exp(),
         "the posteriors of single looks are averaged; the errors are":
             lambda e, w, p: (p - 0.5 * w * e).log_softmax(2).mean(0),
+        "the probabilities of single looks are averaged; the errors are":
+            lambda e, w, p: (p - 0.5 * w * e).log_softmax(2).exp().mean(0).log(),
+        "the prior is added after the normalisation, so that it no longer sums to one":
+            lambda e, w, p: p + _log_posterior(e, w, 0 * p),
+        "scores are divided by their sum; it is their exponentials that sum to one":
+            _shares_of_scores,
+        "the best score is taken off, where the logarithm of a sum of exponentials is":
+            _from_the_best,
+        "it is divided by the width, where an integral is the width times a mean":
+            lambda e, w, p: _log_posterior(e, 1 / w, p),
+        "the errors are squared already":
+            lambda e, w, p: _log_posterior(e.square(), w, p),
+        "the prior multiplies the score; its logarithm is added":
+            lambda e, w, p: (-0.5 * w * e.mean(0) * p).log_softmax(1),
+        "half and width multiply the prior too":
+            lambda e, w, p: _log_posterior(e, w, 0.5 * w * p),
+        "the looks are summed and the width is missing; it is the width times a mean":
+            lambda e, w, p: _log_posterior(e * len(e), torch.ones_like(w), p),
         "the prior is counted once a look":
             lambda e, w, p: _log_posterior(e, w, p * len(e)),
     },

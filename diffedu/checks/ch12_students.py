@@ -50,6 +50,21 @@ def _over_samples(logits: Tensor, arms: Tensor, rewards: Tensor) -> Tensor:
     return _advantage(rewards)[:, None] * push / len(logits)
 
 
+def _of_ratio(logits: Tensor, arms: Tensor, rewards: Tensor) -> Tensor:
+    push = _drawn(logits, arms) / logits.softmax(1) - 1
+    return _advantage(rewards)[:, None] * push / len(logits)
+
+
+def _drawn_arm_alone(logits: Tensor, arms: Tensor, rewards: Tensor) -> Tensor:
+    push = _drawn(logits, arms) * (1 - logits.softmax(1))
+    return _advantage(rewards)[:, None] * push / len(logits)
+
+
+def _with_logarithms(logits: Tensor, arms: Tensor, rewards: Tensor) -> Tensor:
+    push = _drawn(logits, arms) - logits.log_softmax(1)
+    return _advantage(rewards)[:, None] * push / len(logits)
+
+
 policy_gradient = Exercise(
     "policy_gradient",
     draw=_arms,
@@ -63,6 +78,29 @@ policy_gradient = Exercise(
             lambda logits, arms, r: _gradient(logits, arms, r),
         "the samples are summed, where their mean is asked":
             lambda logits, arms, r: len(r) * _gradient(logits, arms, _advantage(r)),
+        "the baseline contains the sample's own reward, and the samples are summed":
+            lambda logits, arms, r: len(r) * _gradient(logits, arms, r - r.mean()),
+        "no baseline is taken away, and the samples are summed":
+            lambda logits, arms, r: len(r) * _gradient(logits, arms, r),
+        "the mean over samples divides by B - 1; only the baseline's does":
+            lambda logits, arms, r:
+                len(r) / (len(r) - 1) * _gradient(logits, arms, _advantage(r)),
+        "the baseline divides by B, but there are B - 1 others":
+            lambda logits, arms, r:
+                _gradient(logits, arms, r - (r.sum() - r) / len(r)),
+        "the baseline is the sum of the others; it is their mean":
+            lambda logits, arms, r: _gradient(logits, arms, 2 * r - r.sum()),
+        "the rewards are divided by their deviation, which is not asked":
+            lambda logits, arms, r:
+                _gradient(logits, arms, (r - r.mean()) / r.std()),
+        "the baseline is the best reward; it is the mean of the others":
+            lambda logits, arms, r: _gradient(logits, arms, r - r.max()),
+        "only the arm that was drawn is pushed; the other logits enter log pi too":
+            _drawn_arm_alone,
+        "it is divided by the probabilities as well; the logits' gradient needs none":
+            _of_ratio,
+        "logarithms of probabilities stand where probabilities belong":
+            _with_logarithms,
         "the baseline is added to the reward":
             lambda logits, arms, r:
                 _gradient(logits, arms, 2 * r - _advantage(r)),
@@ -164,6 +202,20 @@ regression_loss = Exercise(
             lambda p, t: torch.cat([e.flatten() for e in _errors(p, t)]).mean(),
         "squared errors are summed within a level, where their mean is asked":
             lambda p, t: torch.stack([e.sum() for e in _errors(p, t)]).mean(),
+        "squares are summed over the channels, where their mean is asked":
+            lambda p, t: _mean([e.sum(1) for e in _errors(p, t)]),
+        "a root of the mean square is taken, which is not asked":
+            lambda p, t: torch.stack([e.mean().sqrt() for e in _errors(p, t)]).mean(),
+        "the statistics are taken over the last axis, a row of the map":
+            lambda p, t: _mean(_errors(p, t, lambda h: _white(h, 3))),
+        "the mean is taken away, and nothing is divided by the deviation":
+            lambda p, t: _mean(_errors(p, t, lambda h: h - h.mean(1, keepdim=True))),
+        "the teacher is scaled to length one; asked for are mean 0 and variance 1":
+            lambda p, t: _mean(_errors(p, t, lambda h: F.normalize(h, dim=1))),
+        "only the first level counts":
+            lambda p, t: _mean(_errors(p[:1], t[:1])),
+        "only the last level counts":
+            lambda p, t: _mean(_errors(p[-1:], t[-1:])),
         "the error is absolute, not squared":
             lambda p, t: _mean([e.sqrt() for e in _errors(p, t)]),
     },
