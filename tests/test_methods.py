@@ -45,7 +45,14 @@ SURVEY = {
     },
 }
 # Their chapters draw them in figures that have no number.
-UNNUMBERED = {"VPD", "SD4Match", "USCSD", "prompt-to-prompt", "Plug-and-Play"}
+UNNUMBERED = {
+    "VPD",
+    "SD4Match",
+    "USCSD",
+    "prompt-to-prompt",
+    "Plug-and-Play",
+    "DreamTeacher",
+}
 
 
 def name_of(method) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
+import gallery
 import receipts
 from chapters import ChapterError, Course, header, read, with_receipt
 from execute import ChapterFailed, Run, execute
@@ -128,7 +129,7 @@ def build_all(course: Course, only: Sequence[str], options: Options) -> list[str
                 print(f"  wrote {path.relative_to(course.root)}")
         except (ChapterError, ChapterFailed) as error:
             failures.append(str(error))
-    for path in [] if failures else write_readme(course):
+    for path in [] if failures else write_readme(course) + gallery.refresh(course):
         print(f"  wrote {path.relative_to(course.root)}")
     return failures
 

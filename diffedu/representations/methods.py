@@ -120,7 +120,7 @@ METHODS: tuple[Method, ...] = (
     Method("RepFusion", TRANSFER, CLASSES, "2308.10916", "ch12",
            _ROOM + "levels:choose_levels", "F40"),
     Method("DreamTeacher", TRANSFER, CLASSES, "2307.07487", "ch12",
-           _ROOM + "transfer:dream_loss", "F40"),
+           _ROOM + "students:pretrain"),
     Method("JDM", JOINT, CLASSES, "2301.13622", "ch15"),
     Method("HybViT", JOINT, CLASSES, "2208.07791", "ch15"),
     Method("ADDP", JOINT, PARTS, "2306.05423", "ch15"),
