@@ -46,7 +46,6 @@ SURVEY = {
 }
 # Their chapters draw them in figures that have no number.
 UNNUMBERED = {
-    "VPD",
     "SD4Match",
     "USCSD",
     "prompt-to-prompt",
