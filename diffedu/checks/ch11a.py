@@ -286,9 +286,13 @@ def _medians(x: Tensor, centres: Tensor) -> Tensor:
     return torch.stack(found)
 
 
-def _by_product(a: Tensor, b: Tensor, x=None, centres=None) -> tuple:
-    x, centres = (a, b) if x is None else (x, centres)
-    z = (a @ b.T).argmax(1)
+def _by_product(x: Tensor, centres: Tensor) -> tuple:
+    z = (x @ centres.T).argmax(1)
+    return z, _means(x, z, centres)
+
+
+def _by_angle(x: Tensor, centres: Tensor) -> tuple:
+    z = (x @ F.normalize(centres, dim=1).T).argmax(1)
     return z, _means(x, z, centres)
 
 
@@ -314,7 +318,7 @@ kmeans_step = Exercise(
         "the largest dot product decides, where the smallest distance should":
             _by_product,
         "the labels follow the angle to the centre, not the distance":
-            lambda x, c: _by_product(F.normalize(x, dim=1), F.normalize(c, dim=1), x, c),
+            _by_angle,
         "distances are sums of absolute values, not of squares":
             lambda x, c: _step(x, c, power=1),
         "each row goes to the farthest centre":
