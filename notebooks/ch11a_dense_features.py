@@ -589,12 +589,12 @@ report("F35", "20 images, then red and blue exchanged: the true parts, and left 
 # **Not the reader, not the vectors.** 2000 steps fit the twenty images far better
 # and the test by a hundredth. Four times as many numbers a pixel bring nothing,
 # and neighbours less than three hundredths. **The turns, in part.** They bring
-# the frozen reader one to three hundredths, and the network from scratch more
+# the frozen reader three hundredths at most, and the network from scratch more
 # than ten: at twenty images without turns it has .44 and .61, with them .62 and
-# .74. Without turns both do alike on the first choice, and it leads on the
-# second. **The labels.** Of 200 images the same reader (without turns) reads .61
-# on both choices. So the features hold more than twenty images can point out
-# among 224 numbers.
+# .74. Without turns both are alike on the first choice; on the second the network
+# from scratch still leads. **The labels.** Of 200 images the same reader (without
+# turns) reads .61 on both choices. So the features hold more than twenty images
+# can point out among 224 numbers.
 #
 # What is it that has to be found? By the world's rule, the order of hues within
 # an object. Exchange red and blue, and the circle of hues runs backwards: left
