@@ -15,7 +15,7 @@
 # | surveys | A 3.1.1, eq. 15 |
 # | needs | ch08, ch10 |
 # | study | 5 hours |
-# | figures | F34, F35, F35b |
+# | figures | F34, F35, F35b, F35c |
 # | receipt | 1.5 minutes on one CPU thread, 1147 MB |
 
 # %%
@@ -32,9 +32,10 @@ from diffedu.claims import budget, claim, device, recorded, report, save_recorde
 #
 # The images are ShapeWorld's, 32 pixels a side, one object of any rotation.
 # Every pixel has a part: background, and in the object's own frame "top",
-# "left" and "right". The three parts differ a little in hue, but an object may
-# have any hue, and it may lie on its head. So no colour means "left"; one has
-# to compare the colours within an object, or know its shape.
+# "left" and "right". On the circle of hues left lies a ninth of a turn to one
+# side of top, right as far to the other; but an object may have any hue, and it
+# may lie on its head. So no colour means "left"; one has to compare the colours
+# within an object, or know its shape.
 # %%
 from diffedu.recipes import HELD_OUT
 from diffedu.worlds.shapeworld import ShapeWorld
@@ -203,9 +204,9 @@ def read_pixels(x, y, seed=0, steps=150, hidden=64):
 # %% [markdown]
 # One such network depends on its random start. DDPM-Seg trains **ten** and lets
 # them vote, pixel by pixel; where they disagree, the label is doubtful. We
-# build the vote and the doubt from the members' probabilities $p_m$. The doubt
-# is the Jensen-Shannon divergence, the entropy of the mean less the mean
-# entropy,
+# build the vote and the doubt from the probabilities $p_m$ of the $M = 10$
+# members. The doubt is the Jensen-Shannon divergence, the entropy of the mean
+# less the mean entropy,
 #
 # $$H\Big(\tfrac1M\sum_m p_m\Big) - \tfrac1M\sum_m H(p_m),$$
 #
@@ -271,7 +272,7 @@ for ax, (name, sheet) in zip(axes, rows.items(), strict=True):
     ax.set_ylabel(name, rotation=0, ha="right", va="center")
 axes[0].set_title("The object is found; the members disagree about its parts")
 style.show(fig, "Eight images, their true parts, the vote of ten networks trained on "
-           "20 images, and where these disagree: inside the objects.")
+           "20 images, and where these disagree: inside the objects and along edges.")
 
 # %% [markdown]
 # ## 11a.4 Which block, which noise?
@@ -329,11 +330,11 @@ for ax, (name, (table, ts)) in zip(axes, panels.items(), strict=True):
                     color="white" if dark else "black")
     ax.set(xticks=range(len(ts)), xticklabels=ts, xlabel="time $t$ of the noise")
     ax.set(yticks=range(9), yticklabels=blocks if ax is axes[0] else [], title=name)
-fig.suptitle("Parts are known in the middle of the decoder, at little noise",
+fig.suptitle("Parts are known on grids of 8 and 16, at little noise",
              x=0.02, ha="left")
 style.show(fig, "Heat map of mIoU over nine blocks and six noise levels, highest in "
-           "up.1 and up.2 at small t and lowest at t = 0.8; beside it the untrained "
-           "network's, lower throughout.")
+           "down.1, down.2, up.1 and up.2 at small t and lowest at t = 0.8; beside it "
+           "the untrained network's, lower almost everywhere.")
 claim("F34", "on both choices of labelled images up.1 and up.2 read parts better than "
       "up.0 and up.3 up to t = 0.4, the noisiest column is the worst, and the best "
       "cell beats the untrained network's best and the raw colours",
@@ -388,9 +389,14 @@ style.show(fig, "True parts of eight objects and what is read at t = 0.1, 0.4, 0
 # - the same of the **untrained** network;
 # - pixels of a frozen **encoder** trained another way (its stages, enlarged);
 # - the **same network from scratch**: the U-Net with four outputs, trained on
-#   these labels alone, with quarter turns as augmentation. That takes minutes,
-#   so it is a *recorded* run with the same images
-#   (`diffedu/recorded/f35.json`).
+#   these labels alone. That takes minutes, so it is a *recorded* run with the
+#   same images (`diffedu/recorded/f35.json`).
+#
+# To be fair, all get the same labels and the same augmentation: every labelled
+# image in its four quarter turns. Readers are trained for 600 steps, the network
+# for 500. (Whether 600 are enough is tested below.) Features of the denoisers
+# are the mean over two noises. This was fixed after a first look at twenty
+# images, for fairness, and the curves were run once.
 
 # %%
 def encoder_pixels(encoder, x):
@@ -405,23 +411,35 @@ def encoder_pixels(encoder, x):
     return torch.cat([rep.upsample(h, 32) for h in found], 1)
 
 # %%
-counts = [5, 20, 50]
+counts = [5, 10, 20, 50]
 encoders = {"simclr": recipes.load("shapeworld_simclr"),
             "supervised": recipes.load("shapeworld_supervised")}
 
 
-def pixels_of(kind, x, seed):
+def pixels_of(kind, x, dice):
+    """Rows of features, one a pixel."""
     if kind in encoders:
-        return encoder_pixels(encoders[kind], x)
+        return rep.as_pixels(encoder_pixels(encoders[kind], x))
     net = {"denoiser": denoise, "untrained": untrained}[kind]
-    dice = torch.Generator().manual_seed(seed)
-    return rep.pixel_features(net, x, times, some, generator=dice)
+    return rep.as_pixels(rep.pixel_features(net, x, times, some, draws=2,
+                                            generator=dice))
+
+
+def turned(x):
+    """Images or labels (n, ..., s, s) in four quarter turns, (4 n, ..., s, s)."""
+    return torch.cat([x.rot90(k, (-2, -1)) for k in range(4)])
 
 # %%
 def curve(kind, seed):
     """mIoU at each number of labelled images."""
-    maps = pixels_of(kind, torch.cat([labelled[seed].images, test.images]), seed)
-    return [score(maps, labelled[seed].parts, seed, n) for n in counts]
+    dice = torch.Generator().manual_seed(seed)
+    x = pixels_of(kind, turned(labelled[seed].images), dice).unflatten(0, (4, 50, -1))
+    y = turned(labelled[seed].parts).view(4, 50, -1)
+    asked, found = pixels_of(kind, test.images, dice), []
+    for n in counts:
+        read = read_pixels(x[:, :n].flatten(0, 2), y[:, :n].flatten(), seed, 600)
+        found.append(metrics.mean_iou(read(asked).argmax(1), test.parts.flatten(), 4))
+    return found
 
 
 kinds = ["denoiser", *encoders, "untrained"]
@@ -431,37 +449,56 @@ curves["from scratch"] = torch.tensor(log["mean_iou"]).T
 
 # %% [markdown]
 # The training behind the recorded run, and the cell that makes it, off by
-# default:
+# default. It keeps two more numbers, which are explained below: the mIoU on test
+# images whose channels red and blue are exchanged, with the true parts, and with
+# left and right exchanged.
 
 # %%
 from diffedu import nets, training
 
 
 # %%
-def from_scratch(few, seed, steps=150):
-    """mIoU of the U-Net trained on these labels alone."""
+def from_scratch(few, seed, turns=4, steps=500):
+    """The U-Net trained on these labels alone: images to parts."""
     torch.manual_seed(seed)
     net = nets.UNet(3, 32, 16, (1, 2, 4, 6), attention=(8,), outputs=4)
     dice = torch.Generator().manual_seed(seed)
     batches = training.batches((few.images, few.parts), min(8, len(few)), dice)
     def loss(batch, dice):
-        turn = int(torch.randint(4, (), generator=dice))
+        turn = int(torch.randint(turns, (), generator=dice))
         x, y = (each.rot90(turn, (-2, -1)) for each in batch)
         return F.cross_entropy(net(x, torch.zeros(())), y)
     for _ in training.fit(net, loss, batches, steps=steps, lr=2e-3, ema=None,
                           generator=dice, progress=False):
         pass
-    with torch.no_grad():
-        found = net(test.images, torch.zeros(())).argmax(1)
-    return metrics.mean_iou(found, test.parts)
+    return lambda x: net(x, torch.zeros(())).detach().argmax(1)
+
+
+exchanged = torch.tensor([0, 1, 3, 2])  # left for right
+
+
+def hues_backwards(read):
+    """mIoU with red and blue exchanged: true parts, and left for right."""
+    found = read(test.images.flip(1))
+    return [metrics.mean_iou(found, parts, 4)
+            for parts in (test.parts, exchanged[test.parts])]
 
 # %%
 if budget(laptop=False, full=True):
-    again = [[from_scratch(world.batch(n, HELD_OUT + 1000 * (s + 1)), s)
-              for s in (0, 1)] for n in counts]
-    save_recorded("f35", figure="F35", recipe={"net": "UNet, width 16", "steps": 150,
+    few = {(n, s): world.batch(n, HELD_OUT + 1000 * (s + 1))
+           for n in counts for s in (0, 1)}
+    nets_of = {key: from_scratch(batch, key[1]) for key, batch in few.items()}
+    still = [from_scratch(few[20, s], s, turns=1) for s in (0, 1)]
+    def rate(read, batch):
+        return metrics.mean_iou(read(batch.images), batch.parts, 4)
+    again = {key: [[rate(nets_of[n, s], test if key == "mean_iou" else few[n, s])
+                    for s in (0, 1)] for n in counts] for key in ("mean_iou", "fit")}
+    save_recorded("f35", figure="F35", recipe={"net": "UNet, width 16", "steps": 500,
                   "batch": 8, "lr": 2e-3, "augmentation": "quarter turns"},
-                  seeds=[0, 1], results={"counts": counts, "mean_iou": again})
+                  seeds=[0, 1], results={"counts": counts, **again,
+                  "without_turns_20": [rate(read, test) for read in still],
+                  "hues_backwards_20": [hues_backwards(nets_of[20, s])
+                                        for s in (0, 1)]})
 
 # %%
 colours = {"denoiser": "learned", "untrained": "untrained", "from scratch": "truth",
@@ -478,37 +515,103 @@ ax.set(xscale="log", xticks=counts, xticklabels=counts, xlabel="labelled images"
        ylabel="mIoU on 100 others")
 ax.minorticks_off()
 style.label_lines(ax)
-ax.set_title("The denoiser leads the frozen; from scratch does as well")
-style.show(fig, "mIoU against 5, 20 and 50 labelled images for a frozen denoiser, "
-           "other encoders, an untrained network and one trained from scratch.")
+ax.set_title("Training from scratch overtakes frozen features at ten images")
+style.show(fig, "mIoU against 5, 10, 20 and 50 labelled images. The frozen denoiser "
+           "leads the other frozen networks; the network from scratch starts beside "
+           "it at 5 and lies far above from 10 on.")
 gap = curves["denoiser"] - curves["untrained"]
 claim("F35", "at every number of labels, on both choices, the denoiser's pixels beat "
       "the untrained network's", bool((gap > 0).all()),
       denoiser=curves["denoiser"].mean(0), control=curves["untrained"].mean(0))
+lead = curves["denoiser"] - curves["from scratch"]
 report("F35", "beside the network trained from scratch and the encoders",
        **{kind.replace(" ", "_"): curves[kind].mean(0) for kind in curves
-          if kind not in ("denoiser", "untrained")})
+          if kind not in ("denoiser", "untrained")},
+       lead_over_scratch_first=lead[0], lead_over_scratch_second=lead[1])
 
 # %% [markdown]
-# Among frozen features the denoiser's are the best at every number of labels:
-# above the self-supervised encoder, above one trained on the *class*, which has
-# no reason to know parts, and above the untrained network by a tenth of mIoU.
+# Among frozen features the denoiser's are the best at every number of labels, on
+# both choices: above the self-supervised encoder, above one trained on the
+# *class*, which has no reason to know parts, and above the untrained network.
 #
-# The paper's other comparison does not come out. DDPM-Seg finds frozen features
-# far ahead of a network trained from scratch; here the network from scratch is
-# no worse at any number of labels, with much scatter between the two choices
-# (at twenty images above all). Three reasons can be named, and none is tested
-# here. The labels are generous: each holds a thousand pixels of a rule that is
-# mostly local, in a world without texture, and quarter turns
-# make four of each. Our denoiser is small and briefly trained (its card). And a
-# pixel's own vector has to do, where the other network may still combine places.
+# The paper's other comparison comes out at five images only, and barely: a lead
+# of one and of four hundredths. From ten images on the network from scratch is
+# ahead on both choices, at fifty by a quarter of mIoU, where DDPM-Seg finds
+# frozen features far ahead. Why? Suspicions, to be tested at twenty images: the
+# frozen reader is trained too briefly; the turns favour one side; the vectors
+# are too short (the paper takes five blocks at three times); a pixel needs its
+# neighbours, whose mean vectors over windows of 5 and 11 pixels can be added.
+# Each is a run of the reader, recorded since together they take a minute.
+
+# %%
+def reader_of(seed, n=20, turns=4, steps=600, blocks=some, times=times, window=1):
+    """Trained reader of n labelled images: mIoU there and on the test; itself."""
+    dice = torch.Generator().manual_seed(seed)
+    batch = world.batch(n, HELD_OUT + 1000 * (seed + 1))
+    def look(x):
+        h = rep.pixel_features(denoise, x, times, blocks, generator=dice)
+        near = [F.avg_pool2d(h, k, 1, k // 2, count_include_pad=False)
+                for k in range(5, window + 1, 6)]
+        return rep.as_pixels(torch.cat([h, *near], 1))
+    x = look(turned(batch.images)[: turns * n])
+    y = turned(batch.parts)[: turns * n].flatten()
+    read = read_pixels(x, y, seed, steps)
+    def answer(images):
+        return rep.as_maps(read(look(images)).argmax(1), 32)
+    return [metrics.mean_iou(read(x[::7]).argmax(1), y[::7], 4),
+            metrics.mean_iou(answer(test.images), test.parts, 4)], answer
+
+# %%
+tries = {"as_above": {}, "2000_steps": {"steps": 2000}, "without_turns": {"turns": 1},
+         "six_blocks_three_times": {"times": [0.05, 0.2, 0.4], "blocks": [
+             "down.1", "down.2", "middle", *some]},
+         "and_its_neighbourhood": {"window": 11}}
+if budget(laptop=False, full=True):
+    fits = {name: [reader_of(s, **how)[0] for s in (0, 1)]
+            for name, how in tries.items()}
+    save_recorded("f35_readers", figure="F35", recipe={"images": 20, "noises": 1,
+                  "values": "mIoU on the labelled, on the test"}, seeds=[0, 1],
+                  results=fits)
+for name, pairs in recorded("f35_readers")["results"].items():
+    print(f"{name:24}", "  ".join(f"fit {a:.2f}, test {b:.2f}" for a, b in pairs))
+
+# %% tags=["F35"]
+many = [reader_of(s, n=200, turns=1)[0] for s in (0, 1)]
+report("F35", "the frozen reader of 200 labelled images", fit=[a for a, _ in many],
+       test=[b for _, b in many])
+mirror = torch.tensor([hues_backwards(reader_of(s)[1]) for s in (0, 1)])
+scratch = torch.tensor(log["hues_backwards_20"])
+report("F35", "20 images, then red and blue exchanged: the true parts, and left for "
+       "right", frozen_true=mirror[:, 0], frozen_exchanged=mirror[:, 1],
+       scratch_true=scratch[:, 0], scratch_exchanged=scratch[:, 1])
+
+# %% [markdown]
+# **Not the reader, not the vectors.** 2000 steps fit the twenty images far better
+# and the test by a hundredth. Four times as many numbers a pixel bring nothing,
+# and neighbours less than three hundredths. **The turns, in part.** They bring
+# the frozen reader three hundredths at most, and the network from scratch more
+# than ten: at twenty images without turns it has .44 and .61, with them .62 and
+# .74. Without turns both are alike on the first choice; on the second the network
+# from scratch still leads. **The labels.** Of 200 images the same reader (without
+# turns) reads .61 on both choices. So the features hold more than twenty images
+# can point out among 224 numbers.
 #
+# What is it that has to be found? By the world's rule, the order of hues within
+# an object. Exchange red and blue, and the circle of hues runs backwards: left
+# gets the hues of right. On such images *both* call left what is right. The
+# frozen reader's agreement with the true parts falls from .44 and .50 to .36 and
+# .35; with left and right exchanged it is .45 and .49, as good as before. For the
+# network from scratch these are .40 and .43, and .53 and .67. Shape would not
+# have been deceived. So in this world parts are a comparison of hues, and that
+# is quickly learned by a network that may change its weights. Whether a denoiser
+# trained longer would narrow the distance was not tested.
 #
 # ## 11a.6 Parts without any label
 #
 # Do the vectors fall into groups by themselves? **k-means** alternates two
 # steps: every vector to its nearest centre, every centre to the mean of its
-# vectors. Both lower $\sum_i |x_i - c_{z_i}|^2$, so it ends. Starts matter:
+# vectors. Neither step raises $\sum_i |x_i - c_{z_i}|^2$ ($z_i$ is the group of
+# $x_i$), and the groupings are finitely many, so it ends. Starts matter:
 # k-means++ draws each new centre with a chance in proportion to the squared
 # distance from those there are.
 
@@ -573,28 +676,28 @@ for seed in (0, 1):
 aris = {kind: torch.tensor(pairs) for kind, pairs in groups.items()}  # (seeds, 2)
 
 # %% tags=["F35b"]
-fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.2))
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.2), sharey=True)
 for j, (ax, what) in enumerate(zip(axes, ["all pixels", "the object's pixels"],
                                    strict=True)):
     for i, (kind, pairs) in enumerate(aris.items()):
         ax.bar(i, pairs[:, j].mean(), color=style.colour(
             {"colours": "data", "untrained": "untrained", "denoiser": "learned"}[kind]))
         ax.plot([i, i], pairs[:, j], "k_", ms=12)
-    ax.set(xticks=range(3), xticklabels=list(aris), title=what, ylabel="ARI with parts")
+    ax.set(xticks=range(3), xticklabels=list(aris), title=what)
+axes[0].set_ylabel("ARI with parts")
 fig.suptitle("Clusters find the object, not its parts", x=0.02, ha="left")
 style.show(fig, "Bars of the adjusted Rand index of clusters of colours, of an "
-           "untrained network's features and of the denoiser's, over all pixels and "
-           "within the object.")
+           "untrained network's features and of the denoiser's: over all pixels the "
+           "denoiser's are highest, within the object all three are near zero.")
 report("F35b", "agreement of six clusters with the parts",
        **{f"{kind}_{what}": aris[kind][:, j] for kind in aris
           for j, what in enumerate(("all", "object"))})
 
 # %% [markdown]
 # Over all pixels the denoiser's features agree with the parts about three times
-# as well as colours do. Within the object (mind the other scale of that panel)
-# agreement is at chance for all three: the groups follow hue and edge. So these clusters are objects and outlines.
-# They tell no parts, and this is what limits the row "parts without labels"
-# at our scale; with labels the same vectors do tell parts.
+# as well as colours do. Within the object agreement is at chance for all three.
+# So these clusters tell the object from the background and no part from another;
+# with labels the same vectors do tell parts.
 #
 # **Masks of single objects.** ODISE (2303.04803) reads masks of all objects off
 # Stable Diffusion's features with a trained mask generator. Without one we can
@@ -733,7 +836,7 @@ errors = {way: [error for error, _ in pair] for way, pair in runs.items()}
 average = torch.stack([distance(b)[0][distance(b)[1]].mean() for b in study]).mean()
 constant = rep.root_mean_square(average.expand_as(true), true, on)
 
-# %%
+# %% tags=["F35c"]
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1.1, 1])
 for i, (way, pair) in enumerate(errors.items()):
     axes[0].barh(i, sum(pair) / 2, color=style.colour(
@@ -752,18 +855,18 @@ axes[1].set(xlabel="distance read", ylabel="true distance",
             title="Object by object")
 style.show(fig, "Errors of four heads: small with the trained network, with or without "
            "words and maps, as large as a constant's with the untrained one. A scatter "
-           "of read against true distances lies along the diagonal.")
-claim("ch11a", "on both choices the error is a tenth below the untrained network's, "
+           "of true against read distances rises along the diagonal, widely spread.")
+claim("F35c", "on both choices the error is a tenth below the untrained network's, "
       "and below a constant's",
       all(a < 0.9 * min(b, constant) for a, b in
           zip(errors["words and maps"], errors["untrained"], strict=True)),
       error=errors["words and maps"], control=errors["untrained"], constant=constant)
-report("ch11a", "what words and maps add", without_maps=errors["without maps"],
+report("F35c", "what words and maps add", without_maps=errors["without maps"],
        without_words=errors["without words"])
 
 # %% [markdown]
 # With the untrained network the head does no better than a constant. With the
-# trained one the error falls by about a fifth: it has some idea of the size of
+# trained one the error falls by a sixth to a fifth: it has some idea of the size of
 # what it sees. Words and maps add nothing that two choices could show. Half of
 # the captions say "small" or "large", but at eight by eight places the maps of a
 # network of this size say little more than where the object is, which the
@@ -791,7 +894,7 @@ for step in range(40):
 with torch.no_grad():
     moved = (adapter.gamma.abs().max()).item()
     error = rep.root_mean_square(model(test.images, test.caption), true, on)
-report("ch11a", "adapter and head, 40 steps", error=error, largest_gamma=moved)
+report("F35c", "adapter and head, 40 steps", error=error, largest_gamma=moved)
 
 # %% [markdown]
 # The gradient arrives ($\gamma$ has moved), but forty steps leave the error near
@@ -803,10 +906,10 @@ report("ch11a", "adapter and head, 40 steps", error=error, largest_gamma=moved)
 #
 # Four mistakes, each with its number. **Misaligned**: a coarse grid whose
 # *corners* are laid on the image's corners (`align_corners=True`) shifts
-# features by up to half a coarse pixel, in other directions at each side;
-# nearest neighbours make blocks. **Leak**: test pixels from the training
-# images. **Unstandardised**: in k-means one loud channel decides. **Accuracy**
-# was 11a.2's.
+# features by more than a pixel near the borders, in opposite directions at
+# opposite sides; nearest neighbours make blocks. **Leak**: test pixels from the
+# training images. **Unstandardised**: in k-means one loud channel decides.
+# **Accuracy** was 11a.2's.
 
 # %%
 dice = torch.Generator().manual_seed(0)
@@ -858,10 +961,12 @@ report("ch11a", "k-means on features as they are, and standardised",
 # - Hidden states, enlarged centre on centre and stacked, give every pixel a
 #   vector; ten small networks read its part from twenty labelled images and say
 #   where they doubt.
-# - The middle of the decoder at little noise knows most; all noise takes the
-#   parts first.
+# - The blocks on grids of 8 and 16 know most, at little noise; more noise takes
+#   the parts first.
+# - Five labelled images are enough to use frozen features, more are better spent
+#   on training the network itself: in this world, with turns.
 # - Every number needs its controls: the untrained network, raw colours, other
-#   images.
+#   images, and rivals with the same labels and the same augmentation.
 # - A light head on a frozen denoiser reads some distance, too; at this scale
 #   words do not help it.
 #

@@ -46,10 +46,13 @@ SURVEY = {
 }
 # Their chapters draw them in figures that have no number.
 UNNUMBERED = {
+<<<<<<< HEAD
     "VPD",
 <<<<<<< HEAD
     "DreamTeacher",
 =======
+=======
+>>>>>>> ch11a
     "SD4Match",
     "USCSD",
     "prompt-to-prompt",

@@ -70,6 +70,12 @@ mean_iou = Exercise(
             lambda C: (_iou(C).nan_to_num(0) * C.sum(1)).sum() / C.sum(),
         "0/0 spoils the mean: leave out the class that neither has":
             lambda C: _iou(C).mean(),
+        "the first class is left out; background is a class like the others":
+            lambda C: _iou(C)[1:].nanmean(),
+        "the union is all pixels, where only those of this class belong to it":
+            lambda C: (C.diagonal() / C.sum()).mean(),
+        "the union lacks its brackets, so that only the row's sum divides":
+            lambda C: (C.diagonal() / C.sum(1) + C.sum(0) - C.diagonal()).nanmean(),
     },
 )  # fmt: skip
 
@@ -102,6 +108,11 @@ def _mean(logits: Tensor) -> Tensor:
     return logits.softmax(-1).mean(0).argmax(-1)
 
 
+def _weighted(logits: Tensor) -> Tensor:
+    first = F.one_hot(logits.argmax(-1), logits.shape[-1])
+    return (logits.softmax(-1) * first).sum(0).argmax(-1)
+
+
 def _surest(logits: Tensor) -> Tensor:
     return logits.softmax(-1).amax(0).argmax(-1)
 
@@ -116,6 +127,12 @@ vote_and_average = Exercise(
             lambda z: (_mean(z), _vote(z)),
         "the average is taken over logits, where probabilities are averaged":
             lambda z: (_vote(z), z.mean(0).argmax(-1)),
+        "the vote is the class of the highest mean logit; it counts first choices":
+            lambda z: (z.mean(0).argmax(-1), _mean(z)),
+        "votes are weighted by how sure each member is; each counts one":
+            lambda z: (_weighted(z), _mean(z)),
+        "softmax is taken over the pixels, not over the classes":
+            lambda z: (_vote(z), z.softmax(1).mean(0).argmax(-1)),
         "both answers are the vote":
             lambda z: (_vote(z), _vote(z)),
         "both answers are the average; a vote counts each member's first choice":
@@ -149,6 +166,29 @@ def _stack(states: list, size: int, corners: bool = False) -> Tensor:
     return torch.cat(up, 1)
 
 
+def _uncentred(states: list, size: int) -> Tensor:
+    """Linear interpolation with pixel q at q n / size: the halves are forgotten."""
+    found = []
+    for h in states:
+        n = h.shape[-1]
+        place = torch.arange(size, dtype=h.dtype) * n / size
+        low = place.floor().long()
+        high, share = (low + 1).clamp(max=n - 1), place - low
+        h = torch.lerp(h[..., low], h[..., high], share)
+        found.append(torch.lerp(h[..., low, :], h[..., high, :], share[:, None]))
+    return torch.cat(found, 1)
+
+
+def _doubled(states: list, size: int) -> Tensor:
+    """Doubled again and again, each time by linear interpolation."""
+    found = []
+    for h in states:
+        while h.shape[-1] < size:
+            h = F.interpolate(h, scale_factor=2, mode="bilinear")
+        found.append(h)
+    return torch.cat(found, 1)
+
+
 def _by(states: list, size: int, mode: str) -> Tensor:
     return torch.cat([F.interpolate(h, (size, size), mode=mode) for h in states], 1)
 
@@ -171,6 +211,10 @@ hypercolumn = Exercise(
     mistakes={
         "corners are laid on corners (align_corners=True), where centres belong on "
         "centres": lambda h, n: _stack(h, n, True),
+        "pixel q is put at q n/size: the two halves are forgotten":
+            _uncentred,
+        "the grid is doubled step by step; interpolate once":
+            _doubled,
         "the nearest place is copied, without interpolation":
             lambda h, n: _by(h, n, "nearest"),
         "the interpolation is cubic":
@@ -228,6 +272,30 @@ def _sums(x: Tensor, centres: Tensor) -> Tensor:
     return F.one_hot(_labels(x, centres), len(centres)).to(x.dtype).T @ x
 
 
+def _restarted(x: Tensor, centres: Tensor) -> tuple:
+    z, means = _step(x, centres)
+    empty = F.one_hot(z, len(centres)).sum(0) == 0
+    far = (x[:, None] - centres).square().sum(-1).amin(1).argmax()
+    return z, torch.where(empty[:, None], x[far], means)
+
+
+def _medians(x: Tensor, centres: Tensor) -> Tensor:
+    z = _labels(x, centres)
+    rows = [x[z == k] for k in range(len(centres))]
+    found = [r.median(0).values if len(r) else centres[k] for k, r in enumerate(rows)]
+    return torch.stack(found)
+
+
+def _by_product(x: Tensor, centres: Tensor) -> tuple:
+    z = (x @ centres.T).argmax(1)
+    return z, _means(x, z, centres)
+
+
+def _by_angle(x: Tensor, centres: Tensor) -> tuple:
+    z = (x @ F.normalize(centres, dim=1).T).argmax(1)
+    return z, _means(x, z, centres)
+
+
 def _farthest(x: Tensor, centres: Tensor) -> tuple:
     z = (x[:, None] - centres).square().sum(-1).argmax(1)
     return z, _means(x, z, centres)
@@ -243,6 +311,14 @@ kmeans_step = Exercise(
             lambda x, c: _step(x, c, "zero"),
         "a centre without rows is moved to the mean of all; it stays":
             lambda x, c: _step(x, c, "mean"),
+        "a centre without rows is moved to the row farthest from its own; it stays":
+            _restarted,
+        "the centres are medians, not means":
+            lambda x, c: (_labels(x, c), _medians(x, c)),
+        "the largest dot product decides, where the smallest distance should":
+            _by_product,
+        "the labels follow the angle to the centre, not the distance":
+            _by_angle,
         "distances are sums of absolute values, not of squares":
             lambda x, c: _step(x, c, power=1),
         "each row goes to the farthest centre":

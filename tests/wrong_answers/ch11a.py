@@ -27,6 +27,10 @@ def miou_precision(C):
     return (C.diagonal() / C.sum(0)).nanmean()
 
 
+def miou_no_brackets(C):
+    return (C.diagonal() / C.sum(1) + C.sum(0) - C.diagonal()).nanmean()
+
+
 def miou_only_true(C):
     return iou(C)[C.sum(1) > 0].mean()
 
@@ -59,6 +63,12 @@ def vote_lowest(z):
     return ballots(z).argmax(-1), average(z)
 
 
+def vote_weighted(z):
+    p = z.softmax(-1)
+    first = p == p.amax(-1, keepdim=True)
+    return (p * first).sum(0).argmax(-1), average(z)
+
+
 def vote_surest(z):
     return vote(z), z.softmax(-1).amax(0).argmax(-1)
 
@@ -74,6 +84,28 @@ def columns_corners(states, size):
 
 def columns_nearest(states, size):
     return stacked(states, size)
+
+
+def columns_uncentred(states, size):
+    found = []
+    for h in states:
+        n = h.shape[-1]
+        q = torch.arange(size) * n / size
+        low, share = q.long(), (q - q.long()).to(h.dtype)
+        high = (low + 1).clamp(max=n - 1)
+        h = (1 - share) * h[..., low] + share * h[..., high]
+        share = share[:, None]
+        found.append((1 - share) * h[..., low, :] + share * h[..., high, :])
+    return torch.cat(found, 1)
+
+
+def columns_doubled(states, size):
+    found = []
+    for h in states:
+        while h.shape[-1] < size:
+            h = F.interpolate(h, scale_factor=2, mode="bilinear")
+        found.append(h)
+    return torch.cat(found, 1)
 
 
 def columns_reversed(states, size):
@@ -118,6 +150,33 @@ def step_sums(x, centres):
     return z, torch.zeros_like(centres).index_add_(0, z, x)
 
 
+def step_restart(x, centres):
+    z, new = step(x, centres)
+    for k in range(len(centres)):
+        if not (z == k).any():
+            new[k] = x[torch.cdist(x, centres).amin(1).argmax()]
+    return z, new
+
+
+def step_median(x, centres):
+    z, new = step(x, centres)
+    for k in z.unique():
+        new[k] = x[z == k].median(0).values
+    return z, new
+
+
+def step_product(x, centres, along=lambda a: a):
+    z = (along(x) @ along(centres).T).argmax(1)
+    new = centres.clone()
+    for k in z.unique():
+        new[k] = x[z == k].mean(0)
+    return z, new
+
+
+def step_angle(x, centres):
+    return step_product(x, centres, lambda a: F.normalize(a, dim=1))
+
+
 def step_still(x, centres):
     return step(x, centres)[0], centres
 
@@ -139,6 +198,9 @@ WRONG = {
         (lambda C: iou(C).nan_to_num(1).mean(), "neither has counts as 1"),
         (miou_only_true, "never true is left out"),
         (miou_weighted, "weighted by how frequent"),
+        (lambda C: iou(C)[1:].nanmean(), "first class is left out"),
+        (lambda C: (C.diagonal() / C.sum()).mean(), "union is all pixels"),
+        (miou_no_brackets, "lacks its brackets"),
     ],
     "vote_and_average": [
         (vote_exchanged, "exchanged"),
@@ -148,10 +210,15 @@ WRONG = {
         (vote_lowest, "lowest class"),
         (vote_surest, "surest member"),
         (lambda z: (z[0].argmax(-1),) * 2, "first member alone"),
+        (lambda z: (z.mean(0).argmax(-1), average(z)), "highest mean logit"),
+        (vote_weighted, "weighted by how sure"),
+        (lambda z: (vote(z), z.softmax(1).mean(0).argmax(-1)), "over the pixels"),
     ],
     "hypercolumn": [
         (columns_corners, "corners are laid on corners"),
         (columns_nearest, "nearest place is copied"),
+        (columns_uncentred, "halves are forgotten"),
+        (columns_doubled, "doubled step by step"),
         (columns_reversed, "in the other order"),
         (columns_turned, "rows and columns are exchanged"),
         (lambda h, n: stacked(h[-1:], n, mode="bilinear"), "only the last block"),
@@ -164,6 +231,10 @@ WRONG = {
         (step_absolute, "absolute values"),
         (step_sums, "sums, not means"),
         (step_still, "have not moved"),
+        (step_restart, "farthest from its own"),
+        (step_median, "medians"),
+        (step_product, "dot product"),
+        (step_angle, "angle"),
         (step_late_labels, "belong to the new centres"),
     ],
 }
