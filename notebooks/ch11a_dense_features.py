@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from diffedu import GaussianMixture, features, metrics, recipes, style
 from diffedu import representations as rep
-from diffedu.claims import budget, claim, device, recorded, report, save_recorded
+from diffedu.claims import budget, claim, recorded, report, save_recorded
 
 # %% [markdown]
 # ## 11a.1 A vector for every pixel
@@ -52,9 +52,7 @@ labelled = [world.batch(50, HELD_OUT + 1000 * seed) for seed in (1, 2)]
 # below, since random convolutions already see edges and colours.
 
 # %%
-if budget(laptop=False, full=True):
-    recipes.train("shapeworld_unet", device=device())
-denoise = recipes.load("shapeworld_unet")
+denoise = recipes.network("shapeworld_unet")
 torch.manual_seed(0)
 untrained = recipes.RECIPES["shapeworld_unet"].build(32).eval().requires_grad_(False)
 print({key: denoise.card[key] for key in ("pixels", "steps", "batch")})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffedu import losses, nets, schedules
 from diffedu.denoiser import Denoiser
+from diffedu.losses.contrastive import projector, simclr_loss
 from diffedu.recipes.data import (
     Batch,
     captioned_images,
@@ -22,7 +23,6 @@ from diffedu.recipes.data import (
     seen_images,
     shape_images,
 )
-from diffedu.losses.contrastive import projector, simclr_loss
 from diffedu.worlds.shapeworld import NAMES, VOCABULARY
 
 

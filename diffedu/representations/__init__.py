@@ -10,7 +10,6 @@ from diffedu.losses.contrastive import (
     vicreg_loss,
     vicreg_terms,
 )
-<<<<<<< HEAD
 from diffedu.representations.classifiers import (
     DiffusionClassifier,
     Verdict,
@@ -69,15 +68,6 @@ from diffedu.representations.molrg import (
     low_rank_mixture,
     typical_snr,
 )
-=======
-from diffedu.representations.correspondence import dift, fuse, match
-from diffedu.representations.editing import LocalBlend, PromptToPrompt
-from diffedu.representations.hyperfeatures import Hyperfeatures
-from diffedu.representations.keypoints import Pairs, pck, shape_pairs
-from diffedu.representations.looking import attention_maps, edited_maps
-from diffedu.representations.methods import METHODS, Method, table_2, table_2_text
-from diffedu.representations.molrg import LowRankMixture, low_rank_mixture, typical_snr
->>>>>>> ch11b
 from diffedu.representations.objects import (
     background_change,
     object_hue,
