@@ -15,7 +15,7 @@
 # | surveys | none; it prepares for all |
 # | needs | nothing |
 # | study | 40 minutes |
-# | receipt | 38 seconds on one CPU thread, 483 MB |
+# | receipt | 29 seconds on one CPU thread, 485 MB |
 #
 # Click into the grey cell below and press **Shift+Enter**: it runs, and the next one
 # is chosen. Do so down to the end of the page. (*Run, Run All Cells* does it in one

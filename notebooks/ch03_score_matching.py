@@ -18,7 +18,7 @@
 # | needs | ch01, ch02 |
 # | study | 6 hours |
 # | figures | F08, F09, F10, F13, F13b |
-# | receipt | 1.2 minutes on one CPU thread, 530 MB |
+# | receipt | 59 seconds on one CPU thread, 500 MB |
 
 # %%
 import matplotlib.pyplot as plt
