@@ -15,7 +15,8 @@ from chapters import ChapterError, Course, Header, header, read
 
 BEGIN, END = "<!-- chapters:begin -->", "<!-- chapters:end -->"
 CODE, PASSED_OVER = ".py", {".pyc", ".part"}
-NO_DATA = ("figures.json",)  # texts of the registry: no figure changes with them
+# Texts of the registry and checksums: no figure changes with them.
+NO_DATA = ("figures.json", "sha256.json")
 
 
 def code_only(source: str) -> str:
