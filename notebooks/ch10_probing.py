@@ -20,7 +20,7 @@
 # | needs | ch02, ch08 |
 # | study | 6 hours |
 # | figures | A-4, F30, F31, F32, F33 |
-# | receipt | 2.6 minutes on one CPU thread, 789 MB |
+# | receipt | 3.2 minutes on one CPU thread, 785 MB |
 
 # %%
 import matplotlib.pyplot as plt

@@ -16,7 +16,7 @@
 # | needs | ch08, ch10 |
 # | study | 5 hours |
 # | figures | F34, F35, F35b, F35c |
-# | receipt | 1.5 minutes on one CPU thread, 1147 MB |
+# | receipt | 2.5 minutes on one CPU thread, 1421 MB |
 
 # %%
 import matplotlib.pyplot as plt
