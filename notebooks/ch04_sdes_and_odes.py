@@ -19,7 +19,7 @@
 # | needs | ch01, ch02, ch03 |
 # | study | 7 hours |
 # | figures | F11, F12 |
-# | receipt | 43 seconds on one CPU thread, 707 MB |
+# | receipt | 48 seconds on one CPU thread, 743 MB |
 
 # %%
 import matplotlib.pyplot as plt

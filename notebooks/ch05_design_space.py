@@ -20,7 +20,7 @@
 # | needs | ch01, ch02, ch03, ch04 |
 # | study | 6 hours |
 # | figures | F14, F15, F16, F17 |
-# | receipt | 44 seconds on one CPU thread, 443 MB |
+# | receipt | 51 seconds on one CPU thread, 432 MB |
 
 # %%
 import matplotlib.pyplot as plt

@@ -19,7 +19,7 @@
 # | needs | ch01, ch02, ch03 |
 # | study | 5 hours |
 # | figures | F22 |
-# | receipt | 1.3 minutes on one CPU thread, 497 MB |
+# | receipt | 1.3 minutes on one CPU thread, 545 MB |
 
 # %%
 import matplotlib.pyplot as plt

@@ -15,7 +15,7 @@
 # | needs | ch01, ch02 |
 # | study | 7 hours |
 # | figures | A-3, F23, F24, F25 |
-# | receipt | 43 seconds on one CPU thread, 944 MB |
+# | receipt | 39 seconds on one CPU thread, 936 MB |
 
 # %%
 import matplotlib.pyplot as plt

@@ -18,7 +18,7 @@
 # | needs | ch02, ch03, ch04, ch08 |
 # | study | 6 hours |
 # | figures | F26, F27, F28, F99, A-T1 |
-# | receipt | 1.1 minutes on one CPU thread, 487 MB |
+# | receipt | 1.1 minutes on one CPU thread, 483 MB |
 
 # %%
 import matplotlib.pyplot as plt

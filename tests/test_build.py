@@ -164,6 +164,8 @@ def test_a_data_file_that_is_named_counts(course):
     data = course.library / "diffedu" / "unet_tiny.safetensors"
     data.write_bytes(b"1")
     assert receipts.data_files(["style"], course) == []
+    (course.library / "diffedu" / "sha256.json").write_bytes(b"{}")  # of recordings
+    assert receipts.data_files(["read(sha256.json)"], course) == []
     assert receipts.data_files(['load("unet_tiny")'], course) == [data]
     nb.cells[1].source += '\nload("unet_tiny")'
     before = receipts.fingerprint(nb, [], course)
