@@ -31,7 +31,6 @@ from diffedu.representations.depth import (
     PyramidHead,
     TextAdapter,
     root_mean_square,
-    word_maps,
 )
 from diffedu.representations.editing import (
     LocalBlend,
@@ -52,6 +51,7 @@ from diffedu.representations.levels import (
 from diffedu.representations.looking import (
     attention_maps,
     edited_maps,
+    word_maps,
 )
 from diffedu.representations.looks import (
     denoising_errors,

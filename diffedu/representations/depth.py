@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffedu.errors import require
-from diffedu.features import edit, network_of, record
+from diffedu.features import edit, record
 from diffedu.features.hooks import names_of
-from diffedu.nets.attention import Attend
-from diffedu.nets.captions import CrossAttention
+from diffedu.representations.looking import on_grid, watching
 from diffedu.representations.segmentation import upsample
 
 WORDS = "condition.words.token"  # where captions become vectors
@@ -81,48 +80,6 @@ class PyramidHead(nn.Module):
         return self.last(upsample(h, self.size))[:, 0]
 
 
-def word_maps(
-    denoise: nn.Module, x_t: Tensor, t: float | Tensor, caption: Tensor
-) -> dict[str, Tensor]:
-    """Where each word of a caption is looked at from, layer by layer.
-
-    Args:
-        denoise: a Denoiser of a network with cross-attention.
-        x_t: noisy images, shape (B, C, s, s).
-        t: their time, shape () or (B,).
-        caption: token ids, (B, L).
-
-    Returns:
-        for each layer of cross-attention the mean over its heads, (B, L, h, w); the
-        words share the 1 of each place.
-
-    Raises:
-        ValueError: if the network reads no captions.
-    """
-    maps: dict[str, Tensor] = {}
-    with edit(denoise, _listeners(denoise, maps)):
-        denoise(x_t, t, caption=caption)
-    return maps
-
-
-def _listeners(denoise: nn.Module, maps: dict[str, Tensor]) -> dict:
-    """Changes for `edit` that change nothing and keep the attention's maps."""
-    parts = network_of(denoise).named_modules()
-    names = [name for name, part in parts if isinstance(part, CrossAttention)]
-    require(bool(names), "this network reads no captions: it has no cross-attention")
-
-    def listen(name: str):
-        def keep(out: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            seen = Attend.weights(q, k, mask).mean(1).transpose(1, 2)
-            side = round(seen.shape[2] ** 0.5)
-            maps[name] = seen.unflatten(2, (side, side))
-            return out
-
-        return keep
-
-    return {f"{name}.attend": listen(name) for name in names}
-
-
 class DepthReader(nn.Module):
     """VPD around a frozen denoiser: adapter, features with word maps, head.
 
@@ -150,7 +107,8 @@ class DepthReader(nn.Module):
         super().__init__()
         self.head, self.adapter = head, adapter
         self.blocks, self.maps, self.t = names_of(blocks), maps, t
-        _listeners(denoise, {})
+        with watching(denoise):  # raises, if there is nothing to watch
+            pass
         self._frozen = [denoise]  # in a list: no part of what is trained or saved
 
     def pyramid(self, x0: Tensor, caption: Tensor) -> list[Tensor]:
@@ -160,15 +118,12 @@ class DepthReader(nn.Module):
         Gradients reach the adapter, if there is one.
         """
         (denoise,) = self._frozen
-        seen: dict[str, Tensor] = {}
         x_t = denoise.schedule.add_noise(x0, self.t, torch.zeros_like(x0))
-        changes = _listeners(denoise, seen)
-        if self.adapter is not None:
-            changes[WORDS] = lambda words: self.adapter(words)
+        adapt = {} if self.adapter is None else {WORDS: lambda w: self.adapter(w)}
         with torch.set_grad_enabled(self._learns()), record(denoise, self.blocks) as h:
-            with edit(denoise, changes):
+            with edit(denoise, adapt), watching(denoise) as seen:
                 denoise(x_t, self.t, caption=caption)
-        found = list(h.values()) + list(seen.values()) * self.maps
+        found = list(h.values()) + [on_grid(w) for w in seen.values()] * self.maps
         sizes = sorted({each.shape[-1] for each in found})
         return [torch.cat([m for m in found if m.shape[-1] == s], 1) for s in sizes]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,73 @@ def products(denoise: nn.Module, kind: type[nn.Module]) -> list[str]:
     return [f"{name}.attend" for name, module in modules if isinstance(module, kind)]
 
 
+@contextmanager
+def watching(
+    denoise: nn.Module, layers: Sequence[str] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The weights of cross-attention in every call made inside the `with`.
+
+    Args:
+        denoise: a Denoiser of a network with cross-attention.
+        layers: attention products, such as "up.1.cross.attend"; None is all.
+
+    Yields:
+        by layer the weights of the last call, (B, heads, N, L), gradients included.
+
+    Raises:
+        ValueError: if the network has no cross-attention, or a layer is unknown.
+    """
+    names = products(denoise, CrossAttention) if layers is None else list(layers)
+    require(bool(names), "this network reads no captions: it has no cross-attention")
+    seen: dict[str, Tensor] = {}
+
+    def listener(name: str) -> Change:
+        def listen(h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            seen[name] = Attend.weights(q, k, mask)
+            return h
+
+        return listen
+
+    with edit(denoise, {name: listener(name) for name in names}):
+        yield seen
+
+
+def on_grid(weights: Tensor) -> Tensor:
+    """Attention weights (B, heads, N, L) as maps of words, (B, L, h, h), N = h^2.
+
+    The mean over heads; at each place the words' shares sum to 1.
+
+    Raises:
+        ValueError: if N is no square number.
+    """
+    side = math.isqrt(weights.shape[2])
+    require(side**2 == weights.shape[2], f"{weights.shape[2]} places are no square")
+    return weights.mean(1).transpose(1, 2).unflatten(2, (side, side))
+
+
+def word_maps(
+    denoise: nn.Module, x_t: Tensor, t: float | Tensor, caption: Tensor
+) -> dict[str, Tensor]:
+    """Where each word of a caption is looked at from, layer by layer.
+
+    Args:
+        denoise: a Denoiser of a network with cross-attention.
+        x_t: noisy images, shape (B, C, s, s).
+        t: their time, shape () or (B,).
+        caption: token ids, (B, L).
+
+    Returns:
+        for each layer of cross-attention the mean over its heads, (B, L, h, w); the
+        words share the 1 of each place.
+
+    Raises:
+        ValueError: if the network reads no captions.
+    """
+    with watching(denoise) as seen:
+        denoise(x_t, t, caption=caption)
+    return {name: on_grid(weights) for name, weights in seen.items()}
+
+
 def as_pictures(maps: Sequence[Tensor], size: int) -> Tensor:
     """The mean of attention maps over heads and layers, one picture a word.
 
@@ -43,10 +111,7 @@ def as_pictures(maps: Sequence[Tensor], size: int) -> Tensor:
     """
     require(len(maps) > 0, "no map was seen")
     total = 0.0
-    for each in maps:
-        side = math.isqrt(each.shape[2])
-        require(side**2 == each.shape[2], f"{each.shape[2]} places are no square")
-        words = each.mean(1).transpose(1, 2).unflatten(2, (side, side))
+    for words in map(on_grid, maps):
         total = total + F.interpolate(words, size=(size, size), mode="bilinear")
     return total / len(maps)
 
@@ -74,18 +139,9 @@ def attention_maps(
     Raises:
         ValueError: if the network has no cross-attention, or a block is unknown.
     """
-    names = products(denoise, CrossAttention) if blocks is None else list(blocks)
-    require(bool(names), "this network reads no captions: it has no cross-attention")
-    maps: list[Tensor] = []
-
-    def look(h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        maps.append(Attend.weights(q, k, mask))
-        return h
-
-    changes: dict[str, Change] = dict.fromkeys(names, look)
-    with edit(denoise, changes):
+    with watching(denoise, blocks) as seen:
         denoise(x, t, caption=caption)
-    return as_pictures(maps, x.shape[-1])
+    return as_pictures(list(seen.values()), x.shape[-1])
 
 
 def unmoved(source: Tensor, edited: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ METHODS: tuple[Method, ...] = (
     Method("DDPM-Seg", ACTIVATIONS, SEMANTIC, "2112.03126", "ch11a",
            _FEATURES + "pixels:PixelEnsemble", "F35"),
     Method("VPD", ACTIVATIONS, SEMANTIC, "2303.02153", "ch11a",
-           _ROOM + "depth:word_maps", "F35c"),
+           _ROOM + "looking:word_maps", "F35c"),
     Method("ODISE", ACTIVATIONS, PANOPTIC, "2303.04803", "ch11a",
            _ROOM + "clustering:kmeans", "F35b"),
     Method("DIFT", ACTIVATIONS, POINTS, "2306.03881", "ch11b",

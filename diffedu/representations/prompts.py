@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from diffedu import features
 from diffedu.errors import require
 from diffedu.features.hooks import network_of
-from diffedu.nets.attention import Attend
 from diffedu.nets.captions import Context, Words
 from diffedu.representations.correspondence import similarity, standardise
 from diffedu.representations.hyperfeatures import matching_loss
 from diffedu.representations.keypoints import Pairs
+from diffedu.representations.looking import on_grid, watching
 from diffedu.tensors import normal_like
 
 
@@ -103,17 +103,10 @@ def attention_maps(
     Raises:
         ValueError: if the block has no cross-attention, or as `told`.
     """
-    kept: list[Tensor] = []
-
-    def keep(h: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        kept.append(Attend.weights(q, k, mask).mean(1))
-        return h
-
     name = f"{block}.cross.attend"
-    with told(denoise, words), features.edit(denoise, {name: keep}):
+    with told(denoise, words), watching(denoise, [name]) as seen:
         denoise(x, t)
-    side = int(kept[-1].shape[1] ** 0.5)
-    return kept[-1].transpose(1, 2).unflatten(2, (side, side))
+    return on_grid(seen[name])
 
 
 def bumps(points: Tensor, grid: int, width: float = 0.25) -> Tensor:
