@@ -19,7 +19,7 @@
 # | needs | ch04, ch08, ch09, ch10 |
 # | study | 6 hours |
 # | figures | F39, F40, F40b |
-# | receipt | 1.5 minutes on one CPU thread, 547 MB |
+# | receipt | 1.7 minutes on one CPU thread, 569 MB |
 
 # %%
 import matplotlib.pyplot as plt

@@ -83,8 +83,8 @@ def word_maps(
         caption: token ids, (B, L).
 
     Returns:
-        for each layer of cross-attention the mean over its heads, (B, L, h, w); the
-        words share the 1 of each place.
+        for each product, as "up.1.cross.attend", the mean over its heads,
+        (B, L, h, w); the words share the 1 of each place.
 
     Raises:
         ValueError: if the network reads no captions.
