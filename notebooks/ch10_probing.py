@@ -20,7 +20,7 @@
 # | needs | ch02, ch08 |
 # | study | 6 hours |
 # | figures | A-4, F30, F31, F32, F33 |
-# | receipt | 3.2 minutes on one CPU thread, 785 MB |
+# | receipt | 2.9 minutes on one CPU thread, 796 MB |
 
 # %%
 import matplotlib.pyplot as plt

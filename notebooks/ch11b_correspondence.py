@@ -18,7 +18,7 @@
 # | needs | ch08, ch09, ch10 |
 # | study | 5 hours |
 # | figures | F36, F37, F38, F38b, F38c |
-# | receipt | 1.4 minutes on one CPU thread, 719 MB |
+# | receipt | 1.6 minutes on one CPU thread, 728 MB |
 
 # %%
 import matplotlib.pyplot as plt
