@@ -961,8 +961,9 @@ report("ch11a", "k-means on features as they are, and standardised",
 #   where they doubt.
 # - The blocks on grids of 8 and 16 know most, at little noise; more noise takes
 #   the parts first.
-# - Five labelled images are enough to use frozen features, more are better spent
-#   on training the network itself: in this world, with turns.
+# - With five labelled images frozen features are the better use of them, by a
+#   little; from ten on it is training the network itself, in this world and with
+#   turns.
 # - Every number needs its controls: the untrained network, raw colours, other
 #   images, and rivals with the same labels and the same augmentation.
 # - A light head on a frozen denoiser reads some distance, too; at this scale

@@ -1333,8 +1333,9 @@ report("F38c", "outline kept more by plug-and-play than by the inverted noise al
 #   enlarge, standardise over places, cosine, argmax. The half pixel counts.
 # - PCK needs its length (of image or box), visibility, symmetries, and baselines.
 #   A guess from the mask is a strong one, and on aligned objects position wins.
-# - What means the same in two objects is best read at middle depth and with some
-#   noise, at neither end of the network and of time.
+# - What means the same in two objects is best read on the grids of 8 pixels and with
+#   some noise: neither the outermost blocks nor the innermost know it as well, nor
+#   does either end of time.
 # - A few labelled pairs are worth much: they teach which cells to mix.
 # - The same maps that can be read can be written: put a source's attention into
 #   another caption's walk, weigh a word, blend by where a word looks. Each needs the
